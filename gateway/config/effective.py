@@ -1,0 +1,95 @@
+"""What counts after every layer has been merged: the types that the rest of the gateway is compiled from.
+
+Rules of this file: everything is frozen and complete; nobody after this looks at `defaults`, profiles or short forms.
+Each effective value knows where it was written (`origins`), so that `explain` and `check` can point at it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.config import model
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something was written. Lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an effective value comes from: its layer, and its place unless it is built in."""
+
+    layer: str  # "built in", "defaults", "upstream orders", "profile public", "route"
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake or one warning, with its place."""
+
+    place: Place
+    path: str  # such as routes[2].timeouts.idle
+    message: str  # what is wrong, what was expected, the nearest known word
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A named or anonymous group of targets (an anonymous one bears its route's name)."""
+
+    name: str
+    anonymous: bool
+    settings: model.Upstream
+    origins: Mapping[str, Origin]
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """`to:` or `split:`, in full form: names of upstreams with weights; one branch for `to`."""
+
+    branches: tuple[model.Branch, ...]
+
+
+Answer = "Forward | model.Static | model.Redirect | model.Respond"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route, complete. For a forwarding route `policies` are those of its first branch's upstream merged in."""
+
+    name: str
+    match: model.Match
+    answer: Forward | model.Static | model.Redirect | model.Respond
+    policies: model.Policies
+    place: Place
+    origins: Mapping[str, Origin]  # "timeouts.idle" → where it was written; absent: built in
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One configuration, loaded and checked. Relative paths in it are absolute by now."""
+
+    server: model.Server
+    listeners: tuple[model.Listener, ...]
+    admin: model.Admin | None
+    observability: model.Observability
+    errors: model.Errors
+    upstreams: Mapping[str, Upstream]
+    routes: tuple[Route, ...]
+    tests: tuple[model.InlineTest, ...]
+    files: tuple[str, ...]
+    digest: str  # of all text that was read: 12 hex digits
+    warnings: tuple[Problem, ...] = ()
+    test_places: tuple[Place, ...] = ()
+    masked: Mapping[str, object] = field(default_factory=dict)  # the document in full form, secrets as ***

@@ -1,0 +1,196 @@
+"""Every failure that has a name: one class for each reason word of docs/reference/reasons.md.
+
+Rules of this file: a class is data (reason, status, RFC 9209 type, what may be retried); the instance adds the detail that
+operators see and clients see only with `expose_reason`. Nothing here knows aiohttp: foreign exceptions are translated
+where they are met (`upstream/wire.py`, `relay.py`, `edge.py`). The same word goes into the metric, the access log,
+`Proxy-Status` and the body, so there is no other table of words.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+
+class GatewayError(Exception):
+    """A request that fails for a known reason. `detail` names targets and addresses: for operators only."""
+
+    reason: ClassVar[str]
+    status: ClassVar[int]
+    proxy_error: ClassVar[str | None]
+    """The RFC 9209 error type, or None where the failure is nobody's error (a client that left)."""
+    title: ClassVar[str]
+
+    def __init__(self, detail: str = "", headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = headers
+        """Fields that the answer must carry, such as Allow or Retry-After."""
+
+
+class ClientError(GatewayError):
+    """The request, or the client, is at fault."""
+
+    proxy_error = "http_request_error"
+
+
+class NoRoute(ClientError):
+    reason, status, title = "no_route", 404, "No route matches this request"
+    proxy_error = "destination_not_found"
+
+
+class NotFound(ClientError):
+    reason, status, title = "not_found", 404, "Not found"
+    proxy_error = "destination_not_found"
+
+
+class MethodNotAllowed(ClientError):
+    reason, status, title = "method_not_allowed", 405, "Method not allowed"
+
+
+class BadRequest(ClientError):
+    reason, status, title = "bad_request", 400, "Bad request"
+
+
+class BodyTooLarge(ClientError):
+    reason, status, title = "body_too_large", 413, "Request body too large"
+
+
+class UriTooLong(ClientError):
+    reason, status, title = "uri_too_long", 414, "Request target too long"
+
+
+class HeadTooLarge(ClientError):
+    reason, status, title = "head_too_large", 431, "Request header fields too large"
+
+
+class Misdirected(ClientError):
+    reason, status, title = "misdirected", 421, "Misdirected request"
+
+
+class NotImplementedByGateway(ClientError):
+    reason, status, title = "not_implemented", 501, "Not implemented"
+
+
+class ClientTimeout(ClientError):
+    """The client was too slow: head, body idle, body rate, or a reply that it does not read."""
+
+    reason, status, title = "client_timeout", 408, "The client was too slow"
+
+
+class ClientClosed(ClientError):
+    """The client left. 499 stands in logs and metrics only: nobody is there to read it."""
+
+    reason, status, title = "client_closed", 499, "The client left"
+    proxy_error = None
+
+
+class LoopDetected(ClientError):
+    reason, status, title = "loop_detected", 508, "Loop detected"
+    proxy_error = "proxy_loop_detected"
+
+
+class Overload(GatewayError):
+    """Nothing is wrong with the request; there is no room for it now."""
+
+    proxy_error = "connection_limit_reached"
+
+
+class TooManyConnections(Overload):
+    reason, status, title = "too_many_connections", 503, "Too many connections"
+
+
+class PoolTimeout(Overload):
+    reason, status, title = "pool_timeout", 503, "No connection to the upstream became free in time"
+
+
+class ShuttingDown(Overload):
+    reason, status, title = "shutting_down", 503, "The gateway is shutting down"
+    proxy_error = "destination_unavailable"
+
+
+Retry = Literal["connect", "reset_before_response", "first_byte"]
+
+
+class UpstreamError(GatewayError):
+    """The upstream, or the way to it, is at fault."""
+
+    retry: ClassVar[Retry | None] = None
+    """The word of `retry.on` that covers this failure; None: never tried again."""
+
+
+class DnsError(UpstreamError):
+    reason, status, title = "dns_error", 502, "The upstream's name could not be resolved"
+    proxy_error, retry = "dns_error", "connect"
+
+
+class ConnectRefused(UpstreamError):
+    reason, status, title = "connect_refused", 502, "The upstream refused the connection"
+    proxy_error, retry = "connection_refused", "connect"
+
+
+class ConnectTimeout(UpstreamError):
+    reason, status, title = "connect_timeout", 504, "The upstream did not accept the connection in time"
+    proxy_error, retry = "connection_timeout", "connect"
+
+
+class TlsError(UpstreamError):
+    reason, status, title = "tls_error", 502, "The TLS handshake with the upstream failed"
+    proxy_error, retry = "tls_protocol_error", "connect"
+
+
+class UpstreamReset(UpstreamError):
+    reason, status, title = "upstream_reset", 502, "The upstream closed the connection"
+    proxy_error, retry = "connection_terminated", "reset_before_response"
+
+
+class UpstreamIdleClosed(UpstreamReset):
+    """A reused connection ended before any response byte. A client is told `upstream_reset`."""
+
+
+class UpstreamHeaderTimeout(UpstreamError):
+    reason, status, title = "upstream_header_timeout", 504, "The upstream did not answer in time"
+    proxy_error, retry = "http_response_timeout", "first_byte"
+
+
+class TotalTimeout(UpstreamError):
+    reason, status, title = "total_timeout", 504, "The request took too long"
+    proxy_error = "http_response_timeout"
+
+
+class UpstreamBodyTimeout(UpstreamError):
+    reason, status, title = "upstream_body_timeout", 504, "The upstream stopped sending"
+    proxy_error = "http_response_incomplete"
+
+
+class UpstreamBadResponse(UpstreamError):
+    reason, status, title = "upstream_bad_response", 502, "The upstream sent an invalid response"
+    proxy_error = "http_protocol_error"
+
+
+class ResponseTooLarge(UpstreamError):
+    reason, status, title = "response_too_large", 502, "The upstream sent too large a response head"
+    proxy_error = "http_response_header_section_size"
+
+
+class WebSocketTimeout(GatewayError):
+    """A WebSocket that was idle or old; never a status, only a close."""
+
+    reason, status, title = "websocket_timeout", 101, "The WebSocket was idle or too old"
+    proxy_error = None
+
+
+class InternalError(GatewayError):
+    reason, status, title = "internal_error", 500, "Internal error"
+    proxy_error = "proxy_internal_error"
+
+
+def reasons() -> dict[str, type[GatewayError]]:
+    """Every reason word with its class, walked from the classes themselves."""
+    found: dict[str, type[GatewayError]] = {}
+    todo: list[type[GatewayError]] = [GatewayError]
+    while todo:
+        kind = todo.pop()
+        todo.extend(kind.__subclasses__())
+        if "reason" in vars(kind):
+            found[kind.reason] = kind
+    return found

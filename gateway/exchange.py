@@ -1,0 +1,128 @@
+"""One request and its response, in flight: what every middleware sees.
+
+Rules of this file: types only, no behaviour that waits. An Exchange is made from a parsed head, belongs to one task and
+is finished exactly once. Class-level defaults stand for "has not happened", so that a request pays only for what did.
+A Reply is a value until it is sent: a middleware changes it by assignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
+
+    from gateway.snapshot import Route, Snapshot
+
+RawFields = tuple[tuple[bytes, bytes], ...]
+Source = Literal["upstream", "gateway", "client"]
+
+
+class Exchange:
+    """One request and its response, in flight."""
+
+    # ── the request, as it came ──
+    method: str
+    target: str
+    """Request target in origin form, byte for byte (surrogate-escaped): `/a%2Fb?x=1`; `*` for `OPTIONS *`."""
+    path: str
+    """The target up to `?`, undecoded."""
+    query: str
+    """The target behind `?`, undecoded; empty also where there is no `?` (`target` tells the two apart)."""
+    raw_headers: RawFields
+    headers: CIMultiDictProxy[str]
+    http10: bool = False
+
+    # ── who asks: computed once, from trusted proxies only ──
+    authority: str = ""
+    """Host as the client wrote it (of an absolute target, else of Host), port included."""
+    host: str = ""
+    """Host for decisions: lower-case, no port, no trailing dot."""
+    scheme: str = "http"
+    client_ip: str = ""
+    """The client behind trusted proxies, IPv4-mapped IPv6 folded; `unix` for a peer on a unix socket."""
+    peer: str = ""
+    peer_trusted: bool = False
+    listener: str = ""
+    """Name of the listener."""
+    request_id: str = ""
+    trace_id: str = ""
+
+    # ── where it goes ──
+    snapshot: Snapshot
+    route: Route
+    captures: dict[str, str] = {}  # noqa: RUF012 - shared and never written: a route without captures costs nothing
+    upstream: str = ""
+    target_name: str = ""
+    """host:port of the target as configured."""
+    attempts: int = 0
+
+    # ── what came of it ──
+    began: float = 0.0
+    """Monotonic seconds: the head was parsed."""
+    sent_at: float = 0.0
+    """The last try's head was written."""
+    head_at: float = 0.0
+    """The upstream's final head was read."""
+    replied_at: float = 0.0
+    """Our head was written."""
+    ended: float = 0.0
+    status: int = 0
+    """What went out; 499 only if no head did."""
+    source: Source = "gateway"
+    reason: str = ""
+    """Empty, or one word of the closed list."""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    upgraded: bool = False
+
+    # ── for proxy.py, relay.py and tunnel.py only ──
+    request: Any = None
+    """aiohttp's request; None in `explain` and inline tests."""
+
+
+class Stream(Protocol):
+    """A response body that is still coming; `relay.py` moves it."""
+
+
+class Reply:
+    """A response as a value, not yet sent."""
+
+    def __init__(
+        self, status: int, lines: list[bytes], body: bytes | Any = b"", *, phrase: bytes = b""
+    ) -> None:
+        self.status = status
+        self.phrase = phrase
+        """Reason phrase; empty: the standard one."""
+        self.lines = lines
+        """Header lines as they go out, each `Name: value\\r\\n`; framing fields are made by `send`, not here."""
+        self.body = body
+        """Bytes, or what `relay.py` streams: an upstream's response, a file, a tunnel."""
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of the field `name`, or None."""
+        prefix = name.lower() + b":"
+        for line in self.lines:
+            if line[: len(prefix)].lower() == prefix:
+                return line[len(prefix) :].strip()
+        return None
+
+    def remove(self, name: bytes) -> None:
+        """Take every field `name` away."""
+        prefix = name.lower() + b":"
+        self.lines = [line for line in self.lines if line[: len(prefix)].lower() != prefix]
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Append a field. Values are trusted to be free of control bytes: `send` checks the joined head anyway."""
+        self.lines.append(b"%b: %b\r\n" % (name, value))
+
+    def set(self, name: bytes, value: bytes) -> None:
+        """Replace every field `name` by one."""
+        self.remove(name)
+        self.add(name, value)
+
+
+Handler = Callable[[Exchange], Awaitable[Reply]]
+Finish = Callable[[Exchange], None]
+"""Called once when an exchange has ended: metrics, access log."""

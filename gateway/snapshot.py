@@ -1,0 +1,39 @@
+"""One configuration, compiled: immutable, numbered by generation.
+
+Rules of this file: data and type-only imports. `runtime/compile.py` makes it, `Proxy.snapshot` points at it, exchanges
+hold the one that they began with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.config import effective
+    from gateway.exchange import Finish, Handler
+    from gateway.routing.router import Router
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    """What answers the requests that a match takes."""
+
+    name: str
+    handler: Handler
+    """The compiled stack: middlewares around the answer."""
+    at_finish: tuple[Finish, ...]
+    stack: tuple[str, ...]
+    """Names of the layers, outermost first, for `explain` and `pipeline`."""
+    config: effective.Route
+
+
+@dataclass(slots=True, eq=False)
+class Snapshot:
+    """One configuration, compiled."""
+
+    generation: int
+    config: effective.Config
+    router: Router[Route]
+    unmatched: Route
+    """Stands in where no route was found: `_none` in metrics, the server's own error pages."""
