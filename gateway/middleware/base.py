@@ -1,0 +1,38 @@
+"""What a middleware is, and what it is given at load.
+
+A middleware is a module of this folder with one function::
+
+    def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler
+
+It reads its settings from `route.policies`, looks everything up once, and returns a closure over constants: or `forward`
+itself when the route does not want it, so that an unused middleware costs nothing. What must happen when the exchange has
+ended (a streamed body outlives the handler's return) is registered with `build.at_finish`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.clock import Clock
+    from gateway.config import effective
+    from gateway.exchange import Finish
+    from gateway.observe.accesslog import AccessLog
+    from gateway.observe.metrics import Metrics
+    from gateway.upstream.upstream import Upstream
+
+
+@dataclass(slots=True)
+class Build:
+    """What the compiler hands to `wrap`: long-lived things, looked up once at load."""
+
+    config: effective.Config
+    clock: Clock
+    metrics: Metrics
+    access_log: AccessLog | None
+    upstreams: Mapping[str, Upstream]
+    at_finish: list[Finish] = field(default_factory=list)
+    """Callbacks of the route under compilation, called once when an exchange has ended."""
