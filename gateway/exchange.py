@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
+    import asyncio
+
+    from gateway.edge import Incoming
+    from gateway.errors import GatewayError
+    from gateway.relay import Upload
     from gateway.snapshot import Route, Snapshot
+    from gateway.upstream.upstream import Target
+    from gateway.upstream.wire import Wire
 
 RawFields = tuple[tuple[bytes, bytes], ...]
 Source = Literal["upstream", "gateway", "client"]
@@ -78,8 +85,25 @@ class Exchange:
     upgraded: bool = False
 
     # ── for proxy.py, relay.py and tunnel.py only ──
-    request: Any = None
-    """aiohttp's request; None in `explain` and inline tests."""
+    incoming: Incoming
+    """The parsed request and its connection; absent in `explain` and inline tests."""
+    length: int | None = 0
+    """Bytes of the body; 0: none; None: chunked, so not known."""
+    has_body: bool = False
+    expects: bool = False
+    """The client waits for `100 Continue`."""
+    wants_trailers: bool = False
+    upgrade: str = ""
+    """The protocol that the client asks for and the route lets through, in lower case."""
+    close: bool = False
+    """This reply ends the connection."""
+    fault: GatewayError | None = None
+    """Why the task was cancelled, where the gateway itself did it."""
+    wire: Wire | None = None
+    """The connection on lease; `target` counts it."""
+    target_in_use: Target | None = None
+    upload: Upload | None = None
+    pump: asyncio.Task[None] | None = None
 
 
 class Stream(Protocol):

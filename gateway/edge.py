@@ -1,0 +1,403 @@
+"""aiohttp's server, repaired: the only file that knows its internals.
+
+Rules of this file: repairs and limits of connections, no policy of requests. A ClientConnection is aiohttp's RequestHandler
+with what it lacks as the outermost hop: a deadline for heads, a bound on their whole size, our error answers, an end
+to idle connections. Each private name that is touched has a test in tests/test_aiohttp_contract.py.
+
+Two bugs of aiohttp are kept out here. The C parser carries the last trailer of a chunked request over into the next head
+on that connection, so `chunked_end_is_clean` must hold before it is kept. Bytes behind an upgrade other than websocket
+are lost, so such a request is answered with `Connection: close`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import http_exceptions, web
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
+from gateway import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp import StreamReader
+    from aiohttp.http_parser import RawRequestMessage
+
+    from gateway.clock import Clock, Timer
+    from gateway.config import model
+
+LINGER = 5.0
+"""Seconds for which a client that still sends after an early answer is read, so that a reset does not destroy the answer."""
+READ_BUFFER = 64 * 1024
+_NEVER = 86_400.0 * 365
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
+
+
+class Incoming:
+    """A parsed request with its connection: what proxy.py reads of aiohttp.
+
+    Stands in for aiohttp's BaseRequest, whose constructor takes apart the URL and asks the transport for names that nobody
+    here reads.
+    """
+
+    __slots__ = ("_task", "message", "payload", "protocol")
+
+    def __init__(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: object,
+        task: asyncio.Task[None] | None,
+    ) -> None:
+        self.message = message
+        self.payload = payload
+        self.protocol = protocol
+        self._task = task
+
+    @classmethod
+    def of(cls, request: web.BaseRequest) -> Incoming:
+        """The same of a request that somebody else's Application or runner made."""
+        return cls(request._message, request._payload, request.protocol, None, None)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the request has a body, be it empty of bytes but chunked."""
+        return self.payload is not EMPTY_PAYLOAD
+
+    def _finish(self) -> None:
+        """aiohttp: the handler has returned."""
+
+    def _cancel(self, error: BaseException) -> None:
+        """aiohttp: the connection is gone; whoever reads the body must hear of it."""
+        self.payload.set_exception(_LeftDuringBody(str(error)))
+
+
+class _LeftDuringBody(TimeoutError, errors.ClientClosed):
+    """The client left while its body was read. aiohttp logs what it finds on a payload unless it is a TimeoutError."""
+
+
+class Sent(web.StreamResponse):
+    """Tells aiohttp that the reply is out already; two instances, KEEP and END, serve all requests."""
+
+    def __init__(self, *, keep: bool) -> None:  # no super().__init__: there is nothing to hold
+        self._keep = keep
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection may carry another request."""
+        return self._keep
+
+    async def prepare(self, request: Any) -> None:  # type: ignore[override]
+        """Nothing is left to do."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to do."""
+
+
+KEEP = Sent(keep=True)
+END = Sent(keep=False)
+
+
+class Admission:
+    """How many connections there are, in all and from each address. One for all listeners of a worker."""
+
+    def __init__(self, limits: model.Limits) -> None:
+        self.total = 0
+        self.by_address: dict[str, int] = {}
+        self.apply(limits)
+
+    def apply(self, limits: model.Limits) -> None:
+        """Take new limits; connections that are there stay."""
+        self.most = math.inf if limits.connections is None else limits.connections
+        self.most_each = math.inf if limits.connections_per_ip is None else limits.connections_per_ip
+        # Beyond the limit a connection is told so; beyond this it is not even read.
+        self.ceiling = self.most + max(100.0, self.most / 10)
+
+    def enter(self, address: str) -> bool:
+        """Count a connection in; whether it is within the limits."""
+        self.total += 1
+        count = self.by_address.get(address, 0) + 1
+        self.by_address[address] = count
+        return self.total <= self.most and count <= self.most_each
+
+    def leave(self, address: str) -> None:
+        """Count a connection out."""
+        self.total -= 1
+        count = self.by_address[address] - 1
+        if count:
+            self.by_address[address] = count
+        else:
+            del self.by_address[address]
+
+
+class ClientConnection(RequestHandler):
+    """One connection of a client."""
+
+    __slots__ = (
+        "_began_head", "_checked", "_chunked_tail", "_clock", "_head_bytes", "_idle_since", "_limits", "_made", "_server",
+        "_timer", "address", "admitted", "long_head", "tls",
+    )  # fmt: skip
+
+    def __init__(self, server: Server, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._server = server
+        self._clock = server.clock
+        self._limits = server.limits
+        self._began_head = 0.0
+        """When a head that is not complete began; 0.0: none is under way."""
+        self._head_bytes = 0
+        self._chunked_tail: bytes | None = None
+        """Last bytes on the wire of a chunked body that is under way; None: no such body."""
+        self._timer: Timer | None = None
+        self._made = 0.0
+        self.address = ""
+        """The peer's address, `unix` on a unix socket."""
+        self.tls = False
+        self.admitted = True
+        self.long_head = False
+        """A segment was longer than a head may be: from now on each head is measured."""
+
+    @property
+    def server(self) -> Server:
+        """The server that accepted this connection."""
+        return self._server
+
+    @property
+    def requests(self) -> int:
+        """Requests read on this connection so far."""
+        return self._request_count
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        self.address = peer[0] if isinstance(peer, tuple) else "unix"
+        self.tls = transport.get_extra_info("sslcontext") is not None
+        self._made = self._clock.now()
+        self.admitted = self._server.admission.enter(self.address)
+        super().connection_made(transport)
+        if self._server.admission.total > self._server.admission.ceiling:
+            self._server.on_dropped()
+            self.force_close()
+            return
+        _bound_unread(transport, self._limits.body_idle)
+        if self._limits.header_timeout is not None:
+            self._timer = self._clock.call_later(self._limits.header_timeout, self._overdue)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._manager is not None:
+            self._server.admission.leave(self.address)
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        before = self._request_count
+        super().data_received(data)
+        if self._chunked_tail is not None:
+            self._chunked_tail = (self._chunked_tail + data)[-len(_LAST_CHUNK) :]
+        if self._request_count != before:
+            self._heads_complete(data)
+        elif not self._upgraded and data and self._waits_for_head():
+            self._head_grows(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            self._fail_body_under_way()
+
+    def _heads_complete(self, data: bytes) -> None:
+        if self._head_bytes + len(data) > self._limits.request_head:
+            self.long_head = True
+        self._began_head = 0.0
+        self._head_bytes = 0
+        if not self._messages:
+            return
+        message, payload = self._messages[-1]
+        if not isinstance(message, _ErrInfo):
+            if message.chunked:
+                self._chunked_tail = data[-len(_LAST_CHUNK) :]
+            elif payload is EMPTY_PAYLOAD and not data.endswith(b"\r\n\r\n") and not self._upgraded:
+                self._head_grows(data[data.rfind(b"\r\n\r\n") + 4 :])  # the next head has begun in the same segment
+
+    def _waits_for_head(self) -> bool:
+        """No request is under way whose body these bytes could be."""
+        if self._messages:
+            return self._messages[-1][1].is_eof()
+        request = self._current_request
+        return request is None or request.payload.is_eof()  # type: ignore[attr-defined]
+
+    def _head_grows(self, data: bytes) -> None:
+        if not self._began_head:
+            if not data.strip(b"\r\n"):
+                return  # empty lines before a request line (RFC 9112 section 2.2)
+            self._began_head = self._clock.now()
+            self._rearm(self._limits.header_timeout)
+        self._head_bytes += len(data)
+        if self._head_bytes > self._limits.request_head:
+            self._queue_error(errors.HeadTooLarge())
+
+    def _fail_body_under_way(self) -> None:
+        """A bad chunk in a later segment: aiohttp queues the error behind the request whose body waits for ever."""
+        request = self._current_request
+        payload = self._messages[-2][1] if len(self._messages) > 1 else getattr(request, "payload", None)
+        if payload is not None and not payload.is_eof():
+            payload.set_exception(_BadBody("the body's framing is broken"))
+
+    def chunked_end_is_clean(self) -> bool:
+        """Whether the chunked body that has just ended had no trailers and nothing behind it."""
+        tail, self._chunked_tail = self._chunked_tail, None
+        return tail == _LAST_CHUNK
+
+    # ── deadlines ──
+
+    def _rearm(self, seconds: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self._clock.call_later(seconds, self._overdue)
+
+    def _overdue(self) -> None:
+        """The one timer of a connection: half a head, no head, or idle for too long; else look again later."""
+        self._timer = None
+        if self._force_close or self.transport is None:
+            return
+        now = self._clock.now()
+        head, idle = self._limits.header_timeout, self._limits.keepalive_idle
+        waiting = self._waiter is not None and not self._waiter.done()
+        if self._began_head:
+            due = math.inf if head is None else self._began_head + head
+        elif not waiting:
+            due = now + (idle or 60.0)
+        elif self._request_count == 0:
+            due = math.inf if head is None else self._made + head
+        else:
+            due = math.inf if idle is None else self._idle_since() + idle
+        if due > now:
+            self._rearm(None if due == math.inf else due - now)
+        elif self._began_head:
+            self._queue_error(errors.ClientTimeout("the request head did not arrive in time"))
+        else:
+            self.force_close()
+
+    def _idle_since(self) -> float:
+        return self._next_keepalive_close_time - _NEVER
+
+    def _process_keepalive(self) -> None:
+        """aiohttp's own idle timer: `_overdue` does its work, on our clock."""
+        self._keepalive_handle = None
+
+    # ── our answers to what is no request ──
+
+    def _queue_error(self, error: errors.GatewayError) -> None:
+        """Answer `error` to whatever is coming in, then close; nothing that follows is parsed."""
+        self._began_head = 0.0
+        self._messages.append((_ErrInfo(error.status, error, ""), EMPTY_PAYLOAD))
+        self._request_count += 1
+        self._close = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+        error = named(err_info.exc)
+
+        async def refuse(request: Any) -> web.StreamResponse:
+            return await self._server.refuse(request, error)
+
+        return refuse
+
+    def handle_error(
+        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """The handler raised, which is a bug: it answers every failure itself. Say so and break the connection."""
+        self.logger.error("handler_failed", exc_info=exc)
+        self.force_close()
+        raise ConnectionError("handler failed")
+
+
+class _BadBody(TimeoutError, errors.BadRequest):
+    """A broken chunk. A TimeoutError only for aiohttp's log: see _LeftDuringBody."""
+
+
+def named(error: BaseException) -> errors.GatewayError:
+    """What aiohttp's parser says of a head, in our words."""
+    if isinstance(error, errors.GatewayError):
+        return error
+    if isinstance(error, http_exceptions.LineTooLong):
+        # A target is bounded by max_line_size, a field by max_field_size, which is made to differ from it.
+        return errors.UriTooLong() if error.args[1] % 2 == 0 else errors.HeadTooLarge()
+    if isinstance(error, http_exceptions.BadHttpMethod) and _token_then_space(error):
+        return errors.NotImplementedByGateway("the method is unknown")
+    if "Too many headers" in str(error):
+        return errors.HeadTooLarge()
+    return errors.BadRequest(str(error))
+
+
+def _token_then_space(error: http_exceptions.BadHttpMethod) -> bool:
+    # The message quotes the offending line: Bad status line: … \n\n  b'FOO / HTTP/1.1'
+    _, _, quoted = str(error).partition("b'")
+    word, space, _ = quoted.partition(" ")
+    return bool(space) and word.replace("-", "").replace("_", "").isalnum()
+
+
+class Server(web.Server):
+    """The server of one listener."""
+
+    def __init__(
+        self,
+        handle: Callable[[Incoming], Awaitable[web.StreamResponse]],
+        refuse: Callable[[Incoming, errors.GatewayError], Awaitable[web.StreamResponse]],
+        *,
+        listener: str,
+        limits: model.Limits,
+        clock: Clock,
+        admission: Admission,
+        on_dropped: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(handle, request_factory=Incoming, handler_cancellation=True)  # type: ignore[arg-type]
+        self.refuse = refuse
+        self.listener = listener
+        self.limits = limits
+        self.clock = clock
+        self.admission = admission
+        self.on_dropped = on_dropped
+        """Called for each connection that is dropped unread, above every limit."""
+
+    def __call__(self) -> RequestHandler:
+        # Not aiohttp's own: it falls back to defaults, decompression included, when an option is misspelt.
+        return ClientConnection(self, loop=self._loop, **options(self.limits))
+
+
+def options(limits: model.Limits) -> dict[str, Any]:
+    """Options for aiohttp's RequestHandler. The two line limits are made even and odd: see `named`."""
+    return {
+        "max_line_size": limits.request_line + limits.request_line % 2,
+        "max_field_size": limits.request_head - 1 + limits.request_head % 2,
+        "max_headers": limits.headers,
+        "keepalive_timeout": _NEVER,
+        "lingering_time": LINGER,
+        "read_bufsize": READ_BUFFER,
+        "auto_decompress": False,
+        "access_log": None,
+        "tcp_keepalive": True,
+    }
+
+
+def _bound_unread(transport: asyncio.BaseTransport, seconds: float | None) -> None:
+    """Let the kernel end a connection whose peer acknowledges nothing for `seconds`.
+
+    A client that never reads the last bytes would hold a closing socket for ever: no code of ours runs for it any more.
+    """
+    sock = transport.get_extra_info("socket")
+    if seconds is not None and sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18), int(seconds * 1000))
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Break the connection so that the peer sees a reset: what it has can not be taken for the whole."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

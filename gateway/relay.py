@@ -1,0 +1,234 @@
+"""Bodies, from one side to the other.
+
+Rules of this file: bytes pass by reference and as soon as they come; whoever is slower slows the other down, so memory for
+a stream is bounded; while one side is waited for, the other side's clock stands still. Only this file and tunnel.py write
+to transports while a body is under way. A body that breaks off is never ended as if it were whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+from gateway import errors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiohttp import StreamReader
+    from aiohttp.base_protocol import BaseProtocol
+
+    from gateway.clock import Clock
+    from gateway.edge import Incoming
+    from gateway.exchange import Exchange
+    from gateway.upstream.wire import Wire
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+_RATE_GRACE = 5.0
+"""Seconds of waiting for a client before its rate is judged: the first segments of any upload are slow."""
+
+
+class BodyTimeout(TimeoutError, errors.ClientTimeout):
+    """The client stopped sending, or sends too slowly. A TimeoutError only since aiohttp logs any other as its own bug."""
+
+
+class Upload:
+    """A request's body on its way to the upstream."""
+
+    def __init__(
+        self, incoming: Incoming, exchange: Exchange, clock: Clock, *, most: float, keep: int, idle: float, rate: float
+    ) -> None:
+        self._exchange = exchange
+        self._client: BaseProtocol = incoming.protocol
+        self._payload = incoming.payload
+        self._clock = clock
+        self._most = most
+        self._idle = idle
+        self._rate = rate
+        self._keep = keep
+        self._kept: list[bytes] | None = []
+        self._size = 0
+        self._waited = 0.0
+        self.due = math.inf
+        self.chunked = exchange.length is None
+        self.begun = False
+        """A byte of it has been taken from the client for the upstream."""
+        # Asked once: it may become true while the connection is made, and then nobody would pump.
+        self.whole: bytes | None = self._gathered() if self._payload.is_eof() else None
+        """All of it, where it is in memory and not larger than the replay buffer; None while it streams."""
+
+    @property
+    def replayable(self) -> bool:
+        """Whether it can be sent once more."""
+        return not self.begun or (self.whole is not None and self._size <= self._keep)
+
+    def framed(self) -> bytes:
+        """The whole body as it goes out behind the head."""
+        assert self.whole is not None
+        if not self.chunked:
+            return self.whole
+        if not self.whole:
+            return LAST_CHUNK
+        return b"%x\r\n%b\r\n0\r\n\r\n" % (len(self.whole), self.whole)
+
+    def _gathered(self) -> bytes:
+        data = b"" if self._payload.at_eof() else self._payload.read_nowait(-1)
+        self._count(data)
+        return data
+
+    async def pump(self, wire: Wire, first_byte: float) -> None:
+        """Move the body while the upstream's answer is awaited; a fault of the client is told to whoever waits on `wire`."""
+        self._clock.watched.add(self)
+        try:
+            await self._move(wire)
+            if wire.due == math.inf:
+                wire.due = self._clock.now() + first_byte
+        except asyncio.CancelledError:
+            raise
+        except errors.GatewayError as fault:
+            wire.set_exception(fault)
+        except ConnectionError as lost:
+            # The upstream went away while it was written to; its answer, if there is one, is in the reader's hands.
+            if wire.transport is not None:
+                wire.set_exception(errors.UpstreamReset(repr(lost)))
+        finally:
+            self._clock.watched.discard(self)
+
+    async def _move(self, wire: Wire) -> None:
+        if self._exchange.expects and self._payload.total_bytes == 0 and self._client.transport is not None:
+            self._client.transport.write(CONTINUE)
+        while data := await self._read():
+            self._count(data)
+            if wire.transport is None:
+                return
+            if self.chunked:
+                wire.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+            else:
+                wire.transport.write(data)
+            if wire.writing_paused:
+                wire.due = self._clock.now() + self._idle
+                await wire._drain_helper()
+                wire.due = math.inf
+        if self.chunked and wire.transport is not None:
+            wire.transport.write(LAST_CHUNK)
+        if self._kept is not None:
+            self.whole = b"".join(self._kept)
+
+    async def _read(self) -> bytes:
+        began = self._clock.now()
+        self.due = began + self._idle
+        data = await self._payload.readany()
+        self.due = math.inf
+        self._waited += self._clock.now() - began
+        if self._waited > _RATE_GRACE and self._size + len(data) < self._rate * self._waited:
+            raise BodyTimeout(f"the body came at less than {self._rate:g} bytes a second")
+        return data
+
+    def _count(self, data: bytes) -> None:
+        self.begun = True
+        self._size += len(data)
+        self._exchange.bytes_in = self._size
+        if self._size > self._most:
+            raise errors.BodyTooLarge(f"the body is larger than {self._most:g} bytes")
+        if self._kept is not None:
+            if self._size <= self._keep:
+                self._kept.append(data)
+            else:
+                self._kept = None
+
+    def expire(self) -> None:
+        """The client has sent nothing for too long."""
+        self.due = math.inf
+        self._payload.set_exception(BodyTimeout(f"no byte of the body for {self._idle:g} s"))
+
+
+class Download:
+    """An upstream's response body, not yet read."""
+
+    def __init__(self, wire: Wire, payload: StreamReader, length: bytes | None, idle: float) -> None:
+        self.wire = wire
+        self.payload = payload
+        self.length = length
+        """Content-Length as the upstream gave it; None: chunked, or until the connection ends."""
+        self.idle = idle
+
+    def at_hand(self) -> bytes | None:
+        """All of it, if it has arrived already; else None."""
+        if not self.payload.is_eof():
+            return None
+        return b"" if self.payload.at_eof() else self.payload.read_nowait(-1)
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        """What comes, when it comes. Raises errors.UpstreamError."""
+        wire, payload, clock = self.wire, self.payload, self.wire.clock
+        wire.overdue = errors.UpstreamBodyTimeout
+        while True:
+            wire.due = clock.now() + self.idle
+            try:
+                data = await payload.readany()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                raise wire.translate(error) from None
+            wire.due = math.inf
+            if not data:
+                return
+            yield data
+
+    def trailers(self) -> bytes:
+        """Trailer lines, where the client wants them."""
+        return self.wire.trailers()
+
+
+class Stall:
+    """A client that does not read: cut off once it has read nothing for `idle` seconds."""
+
+    def __init__(self, exchange: Exchange, client: Any, clock: Clock, idle: float) -> None:
+        self._exchange = exchange
+        self._client = client
+        self._clock = clock
+        self._idle = idle
+        self.due = math.inf
+
+    def expire(self) -> None:
+        """Cut it off: what waits for it is woken, and cancelled, by the loss of the connection."""
+        self._exchange.fault = errors.ClientTimeout(f"the client read nothing for {self._idle:g} s")
+        self.due = math.inf
+        if self._client.transport is not None:
+            self._client.transport.abort()
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough. Raises errors.ClientClosed."""
+        self.due = self._clock.now() + self._idle
+        self._clock.watched.add(self)
+        try:
+            await self._client._drain_helper()
+        except ConnectionError as lost:
+            raise self._exchange.fault or errors.ClientClosed() from lost
+        finally:
+            self._clock.watched.discard(self)
+
+
+async def stream(
+    exchange: Exchange, client: Any, blocks: AsyncIterator[bytes], clock: Clock, *, chunked: bool, idle: float
+) -> None:
+    """Write `blocks` to the client as they come, each as a chunk if `chunked`; the last chunk is the caller's.
+
+    `idle`: seconds that the client may read nothing. Raises errors.GatewayError of either side.
+    """
+    stall: Stall | None = None
+    async for data in blocks:
+        transport = client.transport
+        if transport is None:
+            raise errors.ClientClosed
+        exchange.bytes_out += len(data)
+        if chunked:
+            transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+        else:
+            transport.write(data)
+        if client.writing_paused:
+            if stall is None:
+                stall = Stall(exchange, client, clock, idle)
+            await stall.drained()

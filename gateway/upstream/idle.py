@@ -1,0 +1,148 @@
+"""The connections of one target: those at rest, those on lease, and who waits for one.
+
+Rules of this file: the count of open connections never passes `limit`; last in, first out, so that a burst's surplus ages
+out; a connection is handed over only if nothing has arrived on it since it was laid to rest. The ticker ends what has
+rested for too long (`Wire.expire`); nothing here has a timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from gateway import errors
+
+if TYPE_CHECKING:
+    from gateway.clock import Clock
+    from gateway.upstream.wire import Dialer, Wire
+
+
+class Connections:
+    """Open connections to one target."""
+
+    def __init__(self, dialer: Dialer, clock: Clock, counts: Counts) -> None:
+        self._dialer = dialer
+        self._clock = clock
+        self._counts = counts
+        self.limit = math.inf
+        self.idle_for = 4.0
+        self.max_age = math.inf
+        self.open = 0
+        """Leased, resting and being made."""
+        self.resting: list[Wire] = []
+        self.waiting: deque[asyncio.Future[Wire | None]] = deque()
+        self.closed = False
+
+    def take(self) -> Wire | None:
+        """A rested connection, at once; None if there is none."""
+        resting = self.resting
+        while resting:
+            wire = resting.pop()
+            wire.resting = False
+            if wire.reusable():
+                self._counts.reused += 1
+                return wire
+            wire.end()
+        return None
+
+    async def make(self, connect: float | None, wait: float | None) -> Wire:
+        """A new connection, or one that another request gives back while this one waits for its turn.
+
+        `connect` and `wait` are seconds (None: no limit). Raises errors.PoolTimeout, and what `Dialer.dial` raises.
+        """
+        if self.open >= self.limit:
+            handed = await self._turn(wait)
+            if handed is not None:
+                return handed
+        self.open += 1
+        try:
+            async with asyncio.timeout(connect):
+                wire = await self._dialer.dial()
+        except TimeoutError:
+            self._lost(None)
+            raise errors.ConnectTimeout(f"no connection within {connect:g} s") from None
+        except BaseException:
+            self._lost(None)
+            raise
+        self._counts.opened += 1
+        wire.on_lost = self._lost
+        if self.closed:
+            wire.end()
+            raise errors.ConnectRefused("the upstream was taken out of the configuration")
+        return wire
+
+    def give_back(self, wire: Wire) -> None:
+        """The response has ended: rest, or end, the connection."""
+        if self.closed or not wire.reusable() or self._clock.now() - wire.made_at > self.max_age:
+            wire.end()
+            return
+        wire.used += 1
+        while self.waiting:
+            turn = self.waiting.popleft()
+            if not turn.done():
+                turn.set_result(wire)
+                self._counts.reused += 1
+                return
+        wire.resting = True
+        wire.due = self._clock.now() + self.idle_for
+        self.resting.append(wire)
+
+    def close(self) -> None:
+        """End what rests now and what is leased when it is given back."""
+        self.closed = True
+        for wire in [*self.resting]:
+            wire.end()
+
+    async def _turn(self, wait: float | None) -> Wire | None:
+        """Wait until a connection is given back, or until there is room for another (None)."""
+        turn: asyncio.Future[Wire | None] = asyncio.get_running_loop().create_future()
+        self.waiting.append(turn)
+        began = self._clock.now()
+        timer = None if wait is None else self._clock.call_later(wait, _give_up, turn, wait)
+        try:
+            return await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                # Handed over in the very moment of giving up: pass it on, or it is lost for good.
+                handed = turn.result()
+                if handed is None:
+                    self._wake()
+                else:
+                    self.give_back(handed)
+            raise
+        finally:
+            self._counts.waited(self._clock.now() - began)
+            if timer is not None:
+                timer.cancel()
+            if turn in self.waiting:
+                self.waiting.remove(turn)
+
+    def _lost(self, wire: Wire | None) -> None:
+        self.open -= 1
+        if wire is not None and wire.resting:
+            wire.resting = False
+            self.resting.remove(wire)
+        self._wake()
+
+    def _wake(self) -> None:
+        while self.waiting and self.open < self.limit:
+            turn = self.waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+
+class Counts(Protocol):
+    """What the connections of an upstream count: plain numbers that a scrape reads."""
+
+    opened: int
+    reused: int
+
+    def waited(self, seconds: float) -> None: ...
+
+
+def _give_up(turn: asyncio.Future[Wire | None], wait: float) -> None:
+    if not turn.done():
+        turn.set_exception(errors.PoolTimeout(f"no connection became free within {wait:g} s"))
