@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gateway.client import Clients
     from gateway.config import effective
     from gateway.exchange import Finish, Handler
+    from gateway.middleware.edit_headers import ResponseEdits
+    from gateway.pages import Pages
     from gateway.routing.router import Router
 
 
@@ -25,7 +28,12 @@ class Route:
     at_finish: tuple[Finish, ...]
     stack: tuple[str, ...]
     """Names of the layers, outermost first, for `explain` and `pipeline`."""
-    config: effective.Route
+    config: effective.Route | None
+    """None for the stand-in of requests that no route takes."""
+    pages: Pages
+    """How its failures look."""
+    edits: ResponseEdits | None
+    """What is changed in the head of every answer; a forwarded one has been edited when it was read."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,5 +43,6 @@ class Snapshot:
     generation: int
     config: effective.Config
     router: Router[Route]
+    clients: Clients
     unmatched: Route
     """Stands in where no route was found: `_none` in metrics, the server's own error pages."""
