@@ -1,0 +1,62 @@
+# make run      a demo origin and the gateway in front of it, with URLs to try
+# make test     all tests                         make check   style, types, layers, schema
+# make bench    side by side with other proxies   make fmt golden schema   rewrite what is generated
+#
+# PYTHON=python3.12 chooses the interpreter; each one that is named has an environment of its own (.venv-3.12).
+# An environment is installed when it is missing or when pyproject.toml is another than the one it was installed from;
+# otherwise nothing here needs a network.
+
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.14,$(shell \
+	$(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+VENV := .venv
+else
+VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+endif
+BIN := $(VENV)/bin
+
+.PHONY: all setup run test test-loops check fmt golden schema bench clean
+all: check test
+
+setup:
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
+	@if ! cmp -s pyproject.toml $(VENV)/installed.toml || ! $(BIN)/python -c '' 2>/dev/null; then \
+		echo "setting up $(VENV) with $$($(PYTHON) --version)" && \
+		$(PYTHON) -m venv --clear $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' && \
+		cp pyproject.toml $(VENV)/installed.toml; fi
+
+run: setup
+	@exec $(BIN)/gateway demo -c config/gateway.yaml
+
+test: setup
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+# On asyncio's own loop as well as on uvloop.
+test-loops: setup
+	GATEWAY_TEST_LOOP=uvloop $(BIN)/python -m pytest -n 2 $(ARGS)
+	GATEWAY_TEST_LOOP=asyncio $(BIN)/python -m pytest -n 2 $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/gateway schema | cmp - config/schema.json || { echo "config/schema.json is old: make schema" >&2; exit 1; }
+
+fmt: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+golden: setup
+	GATEWAY_GOLDEN=rewrite $(BIN)/python -m pytest -q tests/golden tests/config
+
+schema: setup
+	$(BIN)/gateway schema > config/schema.json.new && mv config/schema.json.new config/schema.json
+
+bench: setup
+	$(BIN)/python -m tests.bench.side_by_side $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,162 @@
+"""A small origin, to try the gateway against.
+
+JSON echo, slow and odd answers, server-sent events, WebSocket echo. Rules of this file: nothing of
+the gateway's data path is used here, so that what is seen through the gateway is its own doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiohttp import WSMsgType, web
+
+from gateway.serve import FAILED, in_loop, set_up_logging, until_stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.config import effective
+    from gateway.runtime.gateway import Gateway
+
+log = logging.getLogger("gateway.demo")
+
+
+def sample() -> Path:
+    """The sample configuration: beside the package in a checkout, inside it when installed."""
+    here = Path(__file__).parent
+    inside = here / "sample" / "gateway.yaml"
+    return inside if inside.is_file() else here.parent / "config" / "gateway.yaml"
+
+
+def demonstrate(load: Callable[[], effective.Config] | None, port: int, level: str) -> int:
+    """Run the origin on `port` and a gateway on what `load` returns. Returns the exit code."""
+    set_up_logging(level)
+    return in_loop(_demonstrate(load, port))
+
+
+async def _demonstrate(load: Callable[[], effective.Config] | None, port: int) -> int:
+    # No time for those who linger: a stream of events that somebody still reads ends with the demo.
+    runner = web.AppRunner(origin(), access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    try:
+        try:
+            await site.start()
+        except OSError as error:
+            hint = f"{error.strerror}; choose another with --origin-port"
+            log.error("origin_cannot_start", extra={"error": hint})  # noqa: TRY400
+            return FAILED
+        host, bound = runner.addresses[0][:2]
+        address = f"http://{host}:{bound}"
+        log.info("origin_listening", extra={"address": address})
+        if load is None:
+            await _interrupted()
+            return 0
+        os.environ["DEMO_ORIGIN"] = address
+        return await until_stopped(load(), _say_what_to_try)
+    finally:
+        await runner.cleanup()
+
+
+async def _interrupted() -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+
+
+def _say_what_to_try(gateway: Gateway) -> None:
+    address = next(iter(gateway.addresses.values()))
+    lines = [
+        "",
+        "The gateway is up. In another terminal:",
+        f"  curl -i  http://{address}/api/hello?name=you     a JSON echo, through the gateway",
+        f"  curl -N  http://{address}/api/events            server-sent events, as they come",
+        f"  curl -i  http://{address}/old/page              a redirect",
+        f"  curl -i  http://{address}/nowhere               an error with its reason",
+        f"  browser  http://{address}/                      static files",
+    ]
+    if gateway.admin_address:
+        lines += [
+            f"  curl     http://{gateway.admin_address}/metrics               what Prometheus sees",
+            f"  curl     http://{gateway.admin_address}/health                is it well",
+        ]
+    file = os.path.relpath(gateway.snapshot.config.files[0])
+    lines += [
+        f"  gateway explain GET http://{address}/api/hello -c {file}",
+        f"Edit {file}, then: kill -HUP {os.getpid()}     Ctrl-C stops.",
+        "",
+    ]
+    print("\n".join(lines), flush=True)  # noqa: T201 - results go to standard output
+
+
+# ── the origin ────────────────────────────────────────────────────────────────────────────────────
+
+
+def origin() -> web.Application:
+    """The demo origin as an application."""
+    app = web.Application(client_max_size=1 << 30)
+    app.router.add_get("/events", events)
+    app.router.add_get("/ws", socket)
+    app.router.add_route("*", "/slow", slow)
+    app.router.add_route("*", "/status/{code:[2-5][0-9][0-9]}", status)
+    app.router.add_route("*", "/{path:.*}", echo)
+    return app
+
+
+async def echo(request: web.Request) -> web.Response:
+    """The request as JSON: what the upstream sees."""
+    body = await request.read()
+    return web.json_response(
+        {
+            "method": request.method,
+            "path": request.raw_path,
+            "headers": dict(request.headers),
+            "body": body.decode("utf-8", "replace")[:1000],
+            "body_bytes": len(body),
+        }
+    )
+
+
+async def slow(request: web.Request) -> web.Response:
+    """An answer after `?seconds=`, 2 when not said, 60 at most."""
+    seconds = min(float(request.query.get("seconds", "2")), 60.0)
+    await asyncio.sleep(seconds)
+    return web.json_response({"slept": seconds})
+
+
+async def status(request: web.Request) -> web.Response:
+    """An answer with the status that the path names."""
+    code = int(request.match_info["code"])
+    return web.json_response({"status": code}, status=code)
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """Server-sent events, one a second, ten of them."""
+    response = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
+    )
+    await response.prepare(request)
+    for number in range(10):
+        await response.write(f"id: {number}\ndata: tick {number}\n\n".encode())
+        await asyncio.sleep(1)
+    await response.write_eof()
+    return response
+
+
+async def socket(request: web.Request) -> web.WebSocketResponse:
+    """A WebSocket that says everything back."""
+    connection = web.WebSocketResponse()
+    await connection.prepare(request)
+    async for message in connection:
+        if message.type is WSMsgType.TEXT:
+            await connection.send_str(message.data)
+        elif message.type is WSMsgType.BINARY:
+            await connection.send_bytes(message.data)
+    return connection

@@ -1,0 +1,174 @@
+"""The process around a Gateway: its event loop, its service log, its signals and its exit code.
+
+Rules of this file: what belongs to a process and not to a library is here, and nothing else. A
+Gateway in somebody's own event loop (`async with Gateway(config)`) must not touch signals, logging
+or the garbage collector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from gateway.config import ConfigError
+from gateway.runtime.gateway import Gateway
+from gateway.tasks import spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from gateway.config import effective
+
+log = logging.getLogger("gateway.serve")
+
+FAILED = 1
+FIRST_THRESHOLD = 50_000
+"""Allocations between two looks at young objects: a request's own die by themselves."""
+
+_ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class Line(logging.Formatter):
+    """`TIME LEVEL EVENT key=value …`, then a traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line; what was given as `extra` follows as key=value."""
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        extra = "".join(
+            f" {name}={_word(value)}"
+            for name, value in vars(record).items()
+            if name not in _ORDINARY
+        )
+        level = record.levelname.lower()
+        line = f"{when.removesuffix('+00:00')}Z {level:7} {record.getMessage()}{extra}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    return repr(text) if not text or not text.isprintable() or " " in text or '"' in text else text
+
+
+def set_up_logging(level: str) -> None:
+    """The service log goes to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Line())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Every accepted request would be a line of its own here; the access log is ours.
+    logging.getLogger("aiohttp.access").disabled = True
+    logging.getLogger("asyncio").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop's where it can be imported, else asyncio's; `GATEWAY_LOOP=asyncio` insists on that."""
+    if os.environ.get("GATEWAY_LOOP") != "asyncio":
+        try:
+            import uvloop  # noqa: PLC0415 - it may be missing
+        except ImportError:
+            pass
+        else:
+            return uvloop.new_event_loop
+    return asyncio.new_event_loop
+
+
+def settle() -> None:
+    """What has been loaded stays: the collector need not walk it again."""
+    gc.unfreeze()  # after a reload, what has gone meanwhile can be collected
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(FIRST_THRESHOLD, 20, 50)
+
+
+def in_loop(main: Coroutine[None, None, int]) -> int:
+    """Run `main` to its end on the loop of choice."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(main)
+
+
+def serve(config: effective.Config, level: str) -> int:
+    """Run a gateway until it is told to stop. Returns the exit code."""
+    set_up_logging(level)
+    return in_loop(until_stopped(config))
+
+
+async def until_stopped(
+    config: effective.Config, started: Callable[[Gateway], None] | None = None
+) -> int:
+    """Start, obey signals, drain. Returns the exit code."""
+    gateway = Gateway(config)
+    try:
+        await gateway.__aenter__()
+    except OSError as error:
+        # A port that is taken, an address that is not ours, a socket file in no folder.
+        log.error("cannot_start", extra={"error": error.strerror or str(error)})  # noqa: TRY400
+        return FAILED
+    try:
+        for name, address in gateway.addresses.items():
+            log.info("listening", extra={"listener": name, "address": address})
+        if gateway.admin_address:
+            log.info("admin_listening", extra={"address": gateway.admin_address})
+        signals = Signals(gateway)
+        signals.install()
+        settle()
+        if started:
+            started(gateway)
+        log.info("ready", extra={"generation": gateway.generation, "pid": os.getpid()})
+        await signals.stopped.wait()
+    finally:
+        await gateway.__aexit__(None, None, None)
+    log.info("stopped")
+    return 0
+
+
+class Signals:
+    """What each signal does to a gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._stopping = False
+        self.stopped = asyncio.Event()
+
+    def install(self) -> None:
+        """Take over the signals of this process."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._start, self._reload)
+        loop.add_signal_handler(signal.SIGUSR1, self._gateway.reopen_logs)
+        loop.add_signal_handler(signal.SIGTERM, self._stop, None)
+        loop.add_signal_handler(signal.SIGINT, self._stop, 0.0)
+
+    def _start(self, work: Callable[[], Awaitable[None]]) -> None:
+        async def run() -> None:
+            await work()
+
+        spawn(run(), "signal")
+
+    async def _reload(self) -> None:
+        if self._stopping:
+            return
+        try:
+            await self._gateway.reload()
+        except (ConfigError, OSError):
+            return  # the gateway has logged and counted it, and serves what it served
+        settle()
+
+    def _stop(self, delay: float | None) -> None:
+        if self._stopping:
+            log.warning("stopped_at_once")
+            logging.shutdown()
+            os._exit(FAILED)
+        self._stopping = True
+        spawn(self._drain(delay), "drain")
+
+    async def _drain(self, delay: float | None) -> None:
+        try:
+            await self._gateway.drain(delay=delay)
+        finally:
+            self.stopped.set()
