@@ -1,0 +1,426 @@
+"""Who asks, and what the upstream is told about it: the only reader and writer of forwarding
+fields.
+
+Rules of this file: what a client says about itself counts for nothing unless the socket's peer is
+in `trusted_proxies`; then the list is read from its right end, and only trusted addresses are
+stepped over. An address that `ipaddress` would not take is no address: leading zeros, zones and
+words end the walk. The usual case, an untrusted peer, costs three dictionary look-ups; what is
+remembered is bounded in number and in length, since clients choose the keys.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import secrets
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Final, Literal
+
+from multidict import istr
+
+from gateway import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gateway.config import model
+    from gateway.exchange import Exchange
+
+INSTANCE: Final = secrets.token_hex(4)
+"""Tells this process from every other of the same name, in Via. Reloads keep it."""
+
+UNIX = "unix"
+FORWARDED_FOR = istr("X-Forwarded-For")
+FORWARDED_PROTO = istr("X-Forwarded-Proto")
+FORWARDED_HOST = istr("X-Forwarded-Host")
+FORWARDED_PORT = istr("X-Forwarded-Port")
+FORWARDED_PREFIX = istr("X-Forwarded-Prefix")
+FORWARDED = istr("Forwarded")
+VIA = istr("Via")
+TRACEPARENT = istr("traceparent")
+TRACESTATE = istr("tracestate")
+
+X_FORWARDED = frozenset(
+    (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port",
+     b"x-forwarded-prefix")
+)  # fmt: skip
+CLAIMS = X_FORWARDED | {b"forwarded", b"x-real-ip"}
+"""What only a trusted peer may say."""
+
+_REMEMBERED = 4096
+_LONGEST_KEY = 256
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
+_PREFIX = re.compile(r"/[!-~]*")
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_TOKEN = re.compile(_WORD)
+_PAIR = re.compile(
+    rf"""[ \t]*({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*")[ \t]*([;,]|$)""",
+)
+
+Address = IPv4Address | IPv6Address
+
+
+def address(text: str) -> Address | None:
+    """`text` as an IP address, IPv4-mapped IPv6 folded; None if it is none, or bears a zone.
+
+    A zone names an interface of the machine that wrote it and means nothing here; leading zeros are
+    octal to some readers and decimal to others (RFC 6943 section 3.1.1).
+    """
+    try:
+        if ":" not in text:
+            return IPv4Address(text)
+        parsed = IPv6Address(text)
+    except AddressValueError:
+        return None
+    if parsed.scope_id is not None:
+        return None
+    return parsed.ipv4_mapped or parsed
+
+
+def node(text: str) -> Address | None:
+    """The address of a forwarding list's member: bare, `1.2.3.4:80`, `[::1]` or `[::1]:80`; else
+    None.
+
+    `unknown` and `_names` of RFC 7239 section 6 are no addresses, and neither is anything with a
+    bad port.
+    """
+    if text.startswith("["):
+        inner, bracket, port = text[1:].partition("]")
+        if not bracket or ":" not in inner or not (port == "" or _is_port(port[1:], port[0])):
+            return None
+        return address(inner)
+    if text.count(":") == 1:
+        text, _, port = text.partition(":")
+        if not _is_port(port, ":"):
+            return None
+    return address(text)
+
+
+def _is_port(digits: str, colon: str) -> bool:
+    return colon == ":" and digits.isascii() and digits.isdigit() and len(digits) <= 5
+
+
+def host_of(authority: str) -> str:
+    """The host of an authority, for decisions: lower-case, no port, no last dot; brackets stay."""
+    if authority.startswith("["):
+        return authority.partition("]")[0].lower() + "]"
+    return authority.partition(":")[0].lower().removesuffix(".")
+
+
+def members(values: Iterable[str]) -> list[str]:
+    """The members of a comma-separated list, maybe in several fields (RFC 9110 section 5.6.1)."""
+    return [member for value in values for part in value.split(",") if (member := part.strip())]
+
+
+def parse_forwarded(values: Iterable[str]) -> list[dict[str, str]] | None:
+    """The elements of `Forwarded`, parameter names in lower case; None if any of it breaks RFC 7239
+    section 4.
+
+    Strict, because a reader that repairs would cut at another place than the proxy that wrote:
+    `for="a, for=b"` is one element. A parameter that stands twice in an element is an error too.
+    """
+    elements: list[dict[str, str]] = []
+    for value in values:
+        element: dict[str, str] = {}
+        at = 0
+        while True:
+            pair = _PAIR.match(value, at)
+            if pair is None:
+                return None
+            name, given, end = pair.group(1).lower(), pair.group(2), pair.group(3)
+            if name in element:
+                return None
+            element[name] = re.sub(r"\\(.)", r"\1", given[1:-1]) if given[0] == '"' else given
+            at = pair.end()
+            if end != ";":
+                elements.append(element)
+                element = {}
+            if not end:
+                break
+    return elements
+
+
+def trace_of(traceparent: str | None) -> str:
+    """The trace id of a `traceparent`, or "" if it breaks W3C Trace Context section 3.2."""
+    found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    if found is None:
+        return ""
+    version, trace, span, more = found.groups()
+    if version == "ff" or (version == "00" and more) or not trace.strip("0") or not span.strip("0"):
+        return ""
+    return trace
+
+
+class Clients:
+    """Identifies clients, and writes the forwarding fields, as one `server:` section says.
+
+    `traceparent`: `create` makes one where a request has none that is valid.
+    """
+
+    def __init__(
+        self, server: model.Server, *, traceparent: Literal["pass", "create"] = "pass"
+    ) -> None:
+        self._networks = [network for network in server.trusted_proxies if network != UNIX]
+        self._unix_trusted = UNIX in server.trusted_proxies
+        self._writes_x = server.forwarded in ("x-forwarded", "both")
+        self._writes_rfc = server.forwarded in ("rfc7239", "both")
+        self._rfc_first = server.forwarded == "rfc7239"
+        self._creates_trace = traceparent == "create"
+        self.pseudonym = re.sub(r"[^0-9A-Za-z._~-]", "-", server.name) + "-" + INSTANCE
+        """What Via calls this process."""
+        wanted = server.request_id
+        self._id_header = istr(wanted.header if wanted else "")
+        self._id_prefix = f"{self._id_header}: ".encode("ascii") if wanted else b""
+        self._id_trust = wanted.trust if wanted else "none"
+        own_id = self._id_header.lower().encode("ascii")
+        self.echoed = own_id if wanted and wanted.echo else b""
+        """Lower-case name of the response field that `echo` writes in place of the upstream's;
+        empty where nothing is echoed."""
+        own = {b"via", own_id} if wanted else {b"via"}
+        if self._creates_trace:
+            own |= {b"traceparent", b"tracestate"}
+        written = X_FORWARDED if self._writes_x else frozenset()
+        if self._writes_rfc:
+            written |= {b"forwarded"}
+        self._dropped_untrusted = frozenset(own | CLAIMS)
+        self._dropped_trusted = frozenset(own | written)
+        self._peers: dict[str, tuple[str, bool]] = {}
+        self._hosts: dict[str, str] = {}
+        self._plain: dict[tuple[str, str, str], bytes] = {}
+
+    # ── who asks ──
+
+    def identify(self, exchange: Exchange) -> None:
+        """Fill in who asks, from `peer`, `scheme`, `authority` and the headers of a trusted peer.
+
+        Sets client_ip, peer_trusted, host, request_id, trace_id and, for a trusted peer, scheme and
+        authority. Raises errors.LoopDetected.
+        """
+        headers = exchange.headers
+        known = self._peers.get(exchange.peer)
+        if known is None:
+            known = self._meet(exchange.peer)
+        exchange.client_ip, exchange.peer_trusted = known
+        if known[1]:
+            self._believe(exchange)
+        authority = exchange.authority
+        host = self._hosts.get(authority)
+        exchange.host = self._remember_host(authority) if host is None else host
+        if VIA in headers and self._has_passed(headers.getall(VIA)):
+            raise errors.LoopDetected
+        trace = headers.get(TRACEPARENT)
+        if trace is not None:
+            exchange.trace_id = trace_of(trace)
+        given = ""
+        if self._id_trust == "all" or (known[1] and self._id_trust == "trusted_proxies"):
+            given = headers.get(self._id_header, "")
+        if given and _REQUEST_ID.fullmatch(given):
+            exchange.request_id = given
+        else:
+            # Not a secret: it must only differ from others, and uuid4 costs eight times as much.
+            exchange.request_id = "%032x" % random.getrandbits(128)  # noqa: UP031
+        if self._creates_trace and not exchange.trace_id:
+            exchange.trace_id = "%032x" % (random.getrandbits(128) or 1)
+
+    def _meet(self, peer: str) -> tuple[str, bool]:
+        """(folded address, whether it is trusted) of a socket's peer."""
+        if peer == UNIX:
+            known = (UNIX, self._unix_trusted)
+        else:
+            parsed = address(peer.partition("%")[0])  # the kernel's zone of a link-local peer
+            known = (peer, False) if parsed is None else (str(parsed), self._trusts(parsed))
+        if len(self._peers) >= _REMEMBERED:
+            self._peers.clear()
+        self._peers[peer] = known
+        return known
+
+    def _trusts(self, one: Address) -> bool:
+        return any(one in network for network in self._networks)
+
+    def _remember_host(self, authority: str) -> str:
+        host = host_of(authority)
+        if len(authority) <= _LONGEST_KEY:
+            if len(self._hosts) >= _REMEMBERED:
+                self._hosts.clear()
+            self._hosts[authority] = host
+        return host
+
+    def _believe(self, exchange: Exchange) -> None:
+        """Take what a trusted peer says: of the two families the one that it may be expected to
+        write itself.
+
+        They are never mixed. A proxy that knows only one of them passes on what the client wrote in
+        the other.
+        """
+        headers = exchange.headers
+        elements = parse_forwarded(headers.getall(FORWARDED, ()))
+        if elements and (self._rfc_first or FORWARDED_FOR not in headers):
+            self._believe_forwarded(exchange, elements)
+            return
+        hops = members(headers.getall(FORWARDED_FOR, ()))
+        for _, one in self._walk(hops):
+            exchange.client_ip = str(one)
+        # The last value is the trusted peer's own; what stands before it, anyone may have sent to
+        # it.
+        scheme = (members(headers.getall(FORWARDED_PROTO, ())) or [""])[-1]
+        authority = (members(headers.getall(FORWARDED_HOST, ())) or [""])[-1]
+        _adopt(exchange, scheme, authority)
+
+    def _believe_forwarded(self, exchange: Exchange, elements: list[dict[str, str]]) -> None:
+        seen = elements[-1]
+        for index, one in self._walk([element.get("for", "") for element in elements]):
+            exchange.client_ip = str(one)
+            seen = elements[index]
+        _adopt(exchange, seen.get("proto", ""), seen.get("host", ""))
+
+    def _walk(self, hops: list[str]) -> Iterator[tuple[int, Address]]:
+        """Addresses from the right end up to the first that is not trusted, that one included.
+
+        A member that is no address ends the walk: whoever stands left of it has been vouched for by
+        nobody known.
+        """
+        for index in range(len(hops) - 1, -1, -1):
+            one = node(hops[index])
+            if one is None:
+                return
+            yield index, one
+            if not self._trusts(one):
+                return
+
+    def _has_passed(self, values: list[str]) -> bool:
+        """Whether Via holds this very process's word as a received-by (RFC 9110 section 7.6.3)."""
+        for value in values:
+            if self.pseudonym in value:
+                for member in value.split(","):
+                    if self.pseudonym in member.split()[1:2]:
+                        return True
+        return False
+
+    # ── what the upstream is told ──
+
+    def dropped(self, trusted: bool) -> frozenset[bytes]:
+        """Lower-case names of fields whose copies from the client never pass: forged, or written
+        anew.
+        """
+        return self._dropped_trusted if trusted else self._dropped_untrusted
+
+    def forwarding(self, exchange: Exchange, prefix: bytes = b"") -> bytes:
+        """Finished header lines for the upstream: who asked, Via, request id, traceparent.
+
+        `prefix`: what was stripped from the path, such as `/orders`; empty where nothing was.
+        """
+        if exchange.peer_trusted or VIA in exchange.headers or exchange.http10:
+            lines = self._full(exchange, prefix)
+        else:
+            key = (exchange.peer, exchange.scheme, exchange.authority)
+            lines = self._plain.get(key, b"") or self._remember_plain(key, exchange)
+            if prefix and self._writes_x:
+                lines += b"X-Forwarded-Prefix: %b\r\n" % prefix
+        if self._id_prefix:
+            lines += b"%b%b\r\n" % (self._id_prefix, exchange.request_id.encode("ascii"))
+        if self._creates_trace:
+            lines += self._trace_lines(exchange)
+        return lines
+
+    def echo(self, exchange: Exchange) -> bytes:
+        """The response's request-id line; empty where it is not asked for."""
+        if not self.echoed or not exchange.request_id:
+            return b""
+        return b"%b%b\r\n" % (self._id_prefix, exchange.request_id.encode("ascii"))
+
+    def _remember_plain(self, key: tuple[str, str, str], exchange: Exchange) -> bytes:
+        lines = self._full(exchange, b"")
+        if len(exchange.authority) <= _LONGEST_KEY:
+            if len(self._plain) >= _REMEMBERED:
+                self._plain.clear()
+            self._plain[key] = lines
+        return lines
+
+    def _full(self, exchange: Exchange, prefix: bytes) -> bytes:
+        peer = self._peers.get(exchange.peer) or self._meet(exchange.peer)
+        lines: list[str] = []
+        if self._writes_x:
+            self._x_forwarded(lines, exchange, peer[0], prefix)
+        if self._writes_rfc:
+            before = self._own_forwarded(exchange)
+            lines.append(_line(FORWARDED, [*before, _element(exchange, peer[0])]))
+        version = "1.0" if exchange.http10 else "1.1"
+        lines.append(_line(VIA, [*exchange.headers.getall(VIA, ()), f"{version} {self.pseudonym}"]))
+        return "".join(lines).encode("utf-8", "surrogateescape")
+
+    def _x_forwarded(self, lines: list[str], exchange: Exchange, peer: str, prefix: bytes) -> None:
+        headers = exchange.headers
+        trusted = exchange.peer_trusted
+        hops = members(headers.getall(FORWARDED_FOR, ())) if trusted else []
+        # A unix socket has no address: behind a list that a trusted front has written, a word would
+        # only confuse readers.
+        if peer != UNIX or not hops:
+            hops.append(peer)
+        lines.append(_line(FORWARDED_FOR, hops))
+        lines.append(_line(FORWARDED_PROTO, [exchange.scheme]))
+        if exchange.authority:
+            lines.append(_line(FORWARDED_HOST, [exchange.authority]))
+        lines.append(_line(FORWARDED_PORT, [_public_port(exchange)]))
+        before = headers.get(FORWARDED_PREFIX, "") if trusted else ""
+        before = before.rstrip("/") if _PREFIX.fullmatch(before) else ""
+        if stripped := before + prefix.decode("utf-8", "surrogateescape"):
+            lines.append(_line(FORWARDED_PREFIX, [stripped]))
+
+    def _own_forwarded(self, exchange: Exchange) -> list[str]:
+        """The trusted peer's own Forwarded, to append to; none if it is broken."""
+        given = exchange.headers.getall(FORWARDED, []) if exchange.peer_trusted else []
+        return given if parse_forwarded(given) else []
+
+    def _trace_lines(self, exchange: Exchange) -> bytes:
+        headers = exchange.headers
+        given = headers.get(TRACEPARENT)
+        if given is not None and trace_of(given):
+            lines = _line(TRACEPARENT, [given])
+            if state := headers.getall(TRACESTATE, []):
+                lines += _line(TRACESTATE, state)
+        else:
+            # A broken one takes its tracestate with it (W3C Trace Context section 4.3).
+            span = random.getrandbits(64) or 1
+            lines = f"traceparent: 00-{exchange.trace_id}-{span:016x}-01\r\n"
+        return lines.encode("utf-8", "surrogateescape")
+
+
+def _adopt(exchange: Exchange, scheme: str, authority: str) -> None:
+    scheme = scheme.lower()
+    if scheme in ("http", "https"):
+        exchange.scheme = scheme
+    if _AUTHORITY.fullmatch(authority):
+        exchange.authority = authority
+
+
+def _line(name: str, values: list[str]) -> str:
+    return f"{name}: {', '.join(values)}\r\n"
+
+
+def _element(exchange: Exchange, peer: str) -> str:
+    """This hop's own element of Forwarded (RFC 7239 section 5)."""
+    parts = [f'for="[{peer}]"' if ":" in peer else f"for={'_unix' if peer == UNIX else peer}"]
+    if exchange.authority:
+        named = exchange.authority
+        parts.append(f"host={named}" if _TOKEN.fullmatch(named) else f"host={_quoted(named)}")
+    parts.append(f"proto={exchange.scheme}")
+    return ";".join(parts)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _public_port(exchange: Exchange) -> str:
+    """The port that the client spoke to, as far as it said: a trusted peer's word, the authority's,
+    the scheme's own.
+    """
+    if exchange.peer_trusted:
+        said = (members(exchange.headers.getall(FORWARDED_PORT, ())) or [""])[-1]
+        if _is_port(said, ":"):
+            return said
+    # Behind a bracket, if there is one: an IPv6 address is full of colons.
+    _, _, port = exchange.authority.rpartition("]")[2].partition(":")
+    return port if _is_port(port, ":") else ("443" if exchange.scheme == "https" else "80")
