@@ -71,6 +71,11 @@ class Incoming:
         """Whether the request has a body, be it empty of bytes but chunked."""
         return self.payload is not EMPTY_PAYLOAD
 
+    def take_over(self) -> bytes:
+        """The connection is no longer aiohttp's. Returns what the client has sent behind its upgrade request."""
+        early, self.protocol._message_tail = self.protocol._message_tail, b""
+        return early
+
     def _finish(self) -> None:
         """aiohttp: the handler has returned."""
 

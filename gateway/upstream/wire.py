@@ -126,6 +126,12 @@ class Wire(ResponseHandler):
             on_lost, self.on_lost = self.on_lost, None
             on_lost(self)
 
+    def take_over(self) -> bytes:
+        """The connection is no longer aiohttp's: it speaks another protocol. Returns what came behind the 101."""
+        self.due = math.inf
+        early, self._tail = self._tail, b""
+        return early
+
     def trailers(self) -> bytes:
         """Trailer lines behind the last chunk, each with its line end; empty without any, or where not kept."""
         if not self.tail:
