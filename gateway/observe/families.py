@@ -1,0 +1,319 @@
+"""The metrics as Prometheus sees them: every name, label and help text, once.
+
+Rules of this file: it reads meters and changes nothing, and copies each dict before it walks it, so that it may run in a
+thread beside the event loop that counts. A metric that is not in CATALOGUE does not exist; docs/reference/metrics.md is made
+from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from importlib.metadata import version as version_of
+from typing import TYPE_CHECKING, NamedTuple
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import exposition as text_format
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from gateway import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from prometheus_client import Metric
+
+    from gateway.observe.metrics import Histogram, Metrics, RouteMeter, UpstreamMeter
+
+
+class Declared(NamedTuple):
+    """One metric: what it is called, what it tells."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+
+CATALOGUE = (
+    Declared(
+        "gateway_requests_total",
+        "counter",
+        ("route", "method", "status", "source"),
+        "Requests by the status that went out and by who made that head: upstream, gateway, or client (499: it left first).",
+    ),
+    Declared(
+        "gateway_request_duration_seconds",
+        "histogram",
+        ("route", "method", "status_class"),
+        "From the parsed request head to the last byte of the reply; for a WebSocket to its 101.",
+    ),
+    Declared(
+        "gateway_overhead_seconds",
+        "histogram",
+        ("route",),
+        "The gateway's own share of a forwarded request: head parsed to request written, and upstream head read to head written.",
+    ),
+    Declared(
+        "gateway_upstream_request_duration_seconds",
+        "histogram",
+        ("upstream", "status_class"),
+        "From the written request to the upstream's response head.",
+    ),
+    Declared(
+        "gateway_upstream_time_to_last_byte_seconds",
+        "histogram",
+        ("upstream",),
+        "From the written request to the last byte of the upstream's response.",
+    ),
+    Declared(
+        "gateway_errors_total",
+        "counter",
+        ("route", "reason"),
+        "Requests that failed, once each, by the reason that the client was told.",
+    ),
+    Declared("gateway_requests_in_flight", "gauge", ("route",), "Requests under way, WebSockets excepted."),
+    Declared("gateway_websockets_in_flight", "gauge", ("route",), "Upgraded connections that are open."),
+    Declared("gateway_request_bytes_total", "counter", ("route",), "Bytes of request bodies."),
+    Declared("gateway_response_bytes_total", "counter", ("route",), "Bytes of response bodies."),
+    Declared(
+        "gateway_upstream_requests_total",
+        "counter",
+        ("upstream", "target", "status_class"),
+        "Tries at a target, by the status class of what came back, or none.",
+    ),
+    Declared(
+        "gateway_upstream_target_up", "gauge", ("upstream", "target"), "Whether a target is chosen: 1, else 0."
+    ),
+    Declared("gateway_upstream_target_weight", "gauge", ("upstream", "target"), "Weight as configured."),
+    Declared(
+        "gateway_upstream_connections",
+        "gauge",
+        ("upstream", "state"),
+        "Connections to an upstream: active (on lease or being made) and idle.",
+    ),
+    Declared("gateway_upstream_connections_opened_total", "counter", ("upstream",), "Connections that were made."),
+    Declared(
+        "gateway_upstream_connections_reused_total",
+        "counter",
+        ("upstream",),
+        "How often a request was given a connection that had served one before.",
+    ),
+    Declared(
+        "gateway_pool_wait_seconds",
+        "histogram",
+        ("upstream",),
+        "How long requests waited for a connection; those that found one at once are not in it.",
+    ),
+    Declared("gateway_queue_length", "gauge", ("upstream",), "Requests that wait for a connection now."),
+    Declared(
+        "gateway_retries_total",
+        "counter",
+        ("upstream", "reason", "outcome"),
+        "Tries that failed where another came, or could have come: success, failure, no_budget, not_replayable.",
+    ),
+    Declared(
+        "gateway_retry_budget_exhausted_total",
+        "counter",
+        ("upstream",),
+        "How often a second try was wanted and the retry budget was spent.",
+    ),
+    Declared("gateway_config_reloads_total", "counter", ("result",), "Reloads: success, failure."),
+    Declared(
+        "gateway_config_last_reload_successful", "gauge", (), "Whether the last reload (or the start) was taken: 1, else 0."
+    ),
+    Declared(
+        "gateway_config_last_success_timestamp_seconds",
+        "gauge",
+        (),
+        "Unix time since which the present configuration serves.",
+    ),
+    Declared("gateway_config_info", "info", ("hash", "generation"), "The configuration that serves."),
+    Declared("gateway_build_info", "info", ("version", "python", "aiohttp", "loop"), "What runs."),
+    Declared(
+        "gateway_event_loop_lag_seconds", "histogram", ("worker",), "How late a timer of the event loop fired; ten samples a second."
+    ),
+    Declared(
+        "gateway_access_log_dropped_total", "counter", (), "Lines that were not written, since the writer could not keep up."
+    ),
+    Declared(
+        "gateway_label_values_dropped_total",
+        "counter",
+        ("metric",),
+        "How often a label value was folded into _other, since max_label_values was reached.",
+    ),
+)
+
+CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx", "5xx", "5xx", "5xx", "5xx")
+"""Status classes by status // 100. RFC 9110 section 15: a code outside the known classes is treated as 5xx."""
+OTHER = "_other"
+"""The label value for all that is not told apart: unknown methods, values beyond the cap."""
+_OWN_WORKER = "0"
+
+
+class _Page:
+    """All families of one scrape, being filled."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        self.histograms: dict[str, HistogramMetricFamily] = {}
+        self.infos: dict[str, InfoMetricFamily] = {}
+        for name, kind, labels, text in CATALOGUE:
+            if kind == "counter":
+                self.values[name] = CounterMetricFamily(name, text, labels=labels)
+            elif kind == "gauge":
+                self.values[name] = GaugeMetricFamily(name, text, labels=labels)
+            elif kind == "histogram":
+                self.histograms[name] = HistogramMetricFamily(name, text, labels=labels)
+            else:
+                self.infos[name] = InfoMetricFamily(name.removesuffix("_info"), text)
+
+    def add(self, name: str, value: float, *labels: str) -> None:
+        self.values[name].add_metric(labels, value)
+
+    def add_histogram(self, name: str, histogram: Histogram, *labels: str) -> None:
+        sums = itertools.accumulate(list(histogram.counts))
+        words = [*map(floatToGoString, histogram.bounds), "+Inf"]
+        self.histograms[name].add_metric(labels, [*zip(words, sums, strict=True)], histogram.total)
+
+    def add_info(self, name: str, **labels: str) -> None:
+        self.infos[name].add_metric((), labels)
+
+    def families(self) -> Iterable[Metric]:
+        return (*self.values.values(), *self.histograms.values(), *self.infos.values())
+
+
+class GatewayCollector(Collector):
+    """Reads the meters when the registry is asked."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        """Every family of CATALOGUE."""
+        metrics, page = self._metrics, _Page()
+        for route in list(metrics.routes.values()):
+            _add_route(page, route)
+        for upstream in list(metrics.upstreams.values()):
+            _add_upstream(page, upstream)
+            _add_source(page, upstream)
+        _add_worker(page, metrics)
+        return page.families()
+
+
+def _add_route(page: _Page, route: RouteMeter) -> None:
+    name = route.name
+    for (method, status, source), cell in list(route.cells.items()):
+        page.add("gateway_requests_total", cell.count, name, method, str(status), source)
+    for (method, status_class), histogram in list(route.durations.items()):
+        page.add_histogram("gateway_request_duration_seconds", histogram, name, method, status_class)
+    page.add_histogram("gateway_overhead_seconds", route.overhead, name)
+    for reason, count in list(route.errors.items()):
+        page.add("gateway_errors_total", count, name, reason)
+    page.add("gateway_requests_in_flight", route.in_flight, name)
+    page.add("gateway_websockets_in_flight", route.websockets, name)
+    page.add("gateway_request_bytes_total", route.bytes_in, name)
+    page.add("gateway_response_bytes_total", route.bytes_out, name)
+
+
+def _add_upstream(page: _Page, upstream: UpstreamMeter) -> None:
+    name = upstream.name
+    for target, meter in list(upstream.targets.items()):
+        by_class = [*meter.by_class[:5], sum(meter.by_class[5:])]
+        for word, count in zip(CLASSES, by_class, strict=False):
+            if count:
+                page.add("gateway_upstream_requests_total", count, name, target, word)
+    for status_class, histogram in list(upstream.heads.items()):
+        page.add_histogram("gateway_upstream_request_duration_seconds", histogram, name, status_class)
+    page.add_histogram("gateway_upstream_time_to_last_byte_seconds", upstream.last_bytes, name)
+    page.add_histogram("gateway_pool_wait_seconds", upstream.waits, name)
+    page.add("gateway_upstream_connections_opened_total", upstream.opened, name)
+    page.add("gateway_upstream_connections_reused_total", upstream.reused, name)
+    page.add("gateway_retry_budget_exhausted_total", upstream.budget_exhausted, name)
+    for (reason, outcome), count in list(upstream.retries.items()):
+        page.add("gateway_retries_total", count, name, reason, outcome)
+
+
+def _add_source(page: _Page, upstream: UpstreamMeter) -> None:
+    if upstream.source is None:
+        return
+    name = upstream.name
+    weights: dict[str, int] = {}
+    opened = idle = queued = 0
+    for target in upstream.source.targets:
+        # Under the name that its meter has: beyond the cap several targets share one.
+        label = target.name if target.name in upstream.targets else OTHER
+        weights[label] = weights.get(label, 0) + target.weight
+        opened += target.connections.open
+        idle += len(target.connections.resting)
+        queued += len(target.connections.waiting)
+    for label, weight in weights.items():
+        page.add("gateway_upstream_target_up", 1, name, label)
+        page.add("gateway_upstream_target_weight", weight, name, label)
+    page.add("gateway_upstream_connections", opened - idle, name, "active")
+    page.add("gateway_upstream_connections", idle, name, "idle")
+    page.add("gateway_queue_length", queued, name)
+
+
+def _add_worker(page: _Page, metrics: Metrics) -> None:
+    for result, count in metrics.reloads.items():
+        page.add("gateway_config_reloads_total", count, result)
+    page.add("gateway_config_last_reload_successful", int(metrics.last_reload_successful))
+    page.add("gateway_config_last_success_timestamp_seconds", metrics.last_success)
+    page.add("gateway_access_log_dropped_total", metrics.access_log_dropped)
+    for metric, count in list(metrics.label_values_dropped.items()):
+        page.add("gateway_label_values_dropped_total", count, metric)
+    page.add_histogram("gateway_event_loop_lag_seconds", metrics.loop_lag, _OWN_WORKER)
+    page.add_info("gateway_config_info", hash=metrics.digest, generation=str(metrics.generation))
+    page.add_info(
+        "gateway_build_info",
+        version=__version__,
+        python=platform.python_version(),
+        aiohttp=version_of("aiohttp"),
+        loop=metrics.loop,
+    )
+
+
+def registry(metrics: Metrics) -> CollectorRegistry:
+    """A registry with the gateway's own metrics and those of the process and the interpreter."""
+    made = CollectorRegistry()
+    made.register(GatewayCollector(metrics))
+    ProcessCollector(registry=made)
+    PlatformCollector(registry=made)
+    GCCollector(registry=made)
+    return made
+
+
+def exposition(registered: CollectorRegistry, accept: str | None) -> tuple[bytes, str]:
+    """The page and its content type; see `Metrics.exposition`."""
+    if prefers_openmetrics(accept or ""):
+        return openmetrics.generate_latest(registered), openmetrics.CONTENT_TYPE_LATEST
+    return text_format.generate_latest(registered), text_format.CONTENT_TYPE_PLAIN_0_0_4
+
+
+def prefers_openmetrics(accept: str) -> bool:
+    """Whether an Accept field (RFC 9110 section 12.5.1) ranks OpenMetrics no lower than plain text."""
+    quality = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for entry in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in entry.split(";"))
+        if kind in quality:
+            quality[kind] = max(quality[kind], _quality(parameters))
+    return quality["application/openmetrics-text"] >= max(quality["text/plain"], 0.001)
+
+
+def _quality(parameters: Sequence[str]) -> float:
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0

@@ -1,0 +1,308 @@
+"""What is counted, as plain numbers.
+
+Rules of this file: the hot path adds to integers and lists and knows nothing of Prometheus; `families.py` turns them into
+metric families when somebody scrapes. A meter is found by name once, at load, and outlives reloads. No label takes more than
+`max_label_values` values, for what a client or a file can invent must not fill the memory of two machines: the rest is folded
+into `_other` and counted in `gateway_label_values_dropped_total`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from gateway.observe import families
+from gateway.observe.families import CLASSES, OTHER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.config import model
+    from gateway.exchange import Exchange
+    from gateway.upstream.upstream import Upstream
+
+UNMATCHED = "_none"
+"""The route of requests that no route takes."""
+METHODS = frozenset(
+    ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+)
+OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class Histogram:
+    """Observations sorted into buckets. `counts[i]` holds those up to `bounds[i]` and above the bound before it."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.reset(bounds)
+
+    def reset(self, bounds: Sequence[float]) -> None:
+        """Begin anew with other bounds (seconds, ascending)."""
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Add one observation."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+
+class Cell:
+    """Requests of one method, status and source."""
+
+    __slots__ = ("count", "durations")
+
+    def __init__(self, durations: Histogram) -> None:
+        self.count = 0
+        self.durations = durations
+        """Shared by all cells of the same method and status class."""
+
+
+class RouteMeter:
+    """What one route has done."""
+
+    def __init__(self, name: str, metrics: Metrics) -> None:
+        self.name = name
+        self._metrics = metrics
+        self.in_flight = 0
+        self.websockets = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.errors: Counter[str] = Counter()
+        self.cells: dict[tuple[str, int | str, str], Cell] = {}
+        self.durations: dict[tuple[str, str], Histogram] = {}
+        self.overhead = Histogram(OVERHEAD_BUCKETS)
+
+    def __repr__(self) -> str:
+        return f"<RouteMeter {self.name}: {self.in_flight} in flight>"
+
+    def begin(self) -> None:
+        """A request has been given to this route."""
+        self.in_flight += 1
+
+    def upgraded(self, exchange: Exchange) -> None:
+        """The 101 is out, `exchange.replied_at` and `exchange.upgraded` are set: the request counts now, not at its end."""
+        self.in_flight -= 1
+        self.websockets += 1
+        self._count(exchange, exchange.replied_at)
+
+    def finish(self, exchange: Exchange) -> None:
+        """The exchange has ended and `exchange.ended` is set."""
+        if exchange.upgraded:
+            self.websockets -= 1
+        else:
+            self.in_flight -= 1
+            self._count(exchange, exchange.ended)
+        self.bytes_in += exchange.bytes_in
+        self.bytes_out += exchange.bytes_out
+        if exchange.reason:
+            self.errors[exchange.reason] += 1
+
+    def _count(self, exchange: Exchange, until: float) -> None:
+        key = (exchange.method, exchange.status, exchange.source)
+        cell = self.cells.get(key)
+        if cell is None:
+            cell = self._cell(*key)
+        cell.count += 1
+        # Written out, not called: four calls less for each request.
+        seconds = until - exchange.began
+        histogram = cell.durations
+        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
+        histogram.total += seconds
+        head_at = exchange.head_at
+        if head_at:
+            seconds = exchange.sent_at - exchange.began + exchange.replied_at - head_at
+            histogram = self.overhead
+            histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
+            histogram.total += seconds
+
+    def _cell(self, method: str, status: int, source: str) -> Cell:
+        """The cell where there is none under the words as they came; under their bounded form there may be."""
+        method = method if method in METHODS else OTHER
+        key = (method, self._metrics.bounded_status(status), source)
+        cell = self.cells.get(key)
+        if cell is None:
+            classed = (method, CLASSES[status // 100])
+            durations = self.durations.get(classed)
+            if durations is None:
+                durations = self.durations[classed] = Histogram(self._metrics.buckets)
+            cell = self.cells[key] = Cell(durations)
+        return cell
+
+
+class UnmatchedMeter(RouteMeter):
+    """The requests that no route takes: no stack ever begins them, so there is nothing in flight."""
+
+    def begin(self) -> None:
+        """Nothing to do."""
+
+    def finish(self, exchange: Exchange) -> None:
+        """The exchange has ended."""
+        super().finish(exchange)
+        self.in_flight = 0
+
+
+class TargetMeter:
+    """Tries at one target."""
+
+    __slots__ = ("by_class",)
+
+    def __init__(self) -> None:
+        self.by_class = [0] * len(CLASSES)
+        """Tries by status // 100 of what came back; 0: nothing did."""
+
+
+class UpstreamMeter:
+    """What one upstream has done."""
+
+    def __init__(self, name: str, metrics: Metrics) -> None:
+        self.name = name
+        self._metrics = metrics
+        self.opened = 0
+        self.reused = 0
+        self.budget_exhausted = 0
+        self.source: Upstream | None = None
+        """Set by the upstream itself: weights, requests in flight and connections are read from it at a scrape."""
+        self.targets: dict[str, TargetMeter] = {}
+        self.retries: Counter[tuple[str, str]] = Counter()
+        self.heads: dict[str, Histogram] = {}
+        self.last_bytes = Histogram(metrics.buckets)
+        self.waits = Histogram(metrics.buckets)
+
+    def __repr__(self) -> str:
+        return f"<UpstreamMeter {self.name}: {self.opened} opened, {self.reused} reused>"
+
+    def target(self, name: str) -> TargetMeter:
+        """The meter of one target, host:port as configured. To be kept, not looked up for each request."""
+        meter = self.targets.get(name)
+        if meter is None:
+            label = self._metrics.bounded_target(name)
+            meter = self.targets.setdefault(label, TargetMeter())
+        return meter
+
+    def waited(self, seconds: float) -> None:
+        """A request has waited for a connection."""
+        self.waits.observe(seconds)
+
+    def head(self, seconds: float, status: int) -> None:
+        """A final response head came, `seconds` after the request was written."""
+        word = CLASSES[status // 100]
+        histogram = self.heads.get(word)
+        if histogram is None:
+            histogram = self.heads[word] = Histogram(self._metrics.buckets)
+        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
+        histogram.total += seconds
+
+    def last_byte(self, seconds: float) -> None:
+        """A response is complete, `seconds` after the request was written."""
+        self.last_bytes.observe(seconds)
+
+    def retried(self, reason: str, outcome: str) -> None:
+        """A try failed for `reason`. `outcome`: success, failure, no_budget, not_replayable."""
+        self.retries[reason, outcome] += 1
+
+
+class Metrics:
+    """All that one worker counts."""
+
+    def __init__(self, settings: model.Metrics) -> None:
+        self.buckets: tuple[float, ...] = settings.buckets
+        self._most = settings.max_label_values
+        self.routes: dict[str, RouteMeter] = {}
+        self.upstreams: dict[str, UpstreamMeter] = {}
+        self._statuses: set[int] = set()
+        self._targets: set[str] = set()
+        self.access_log_dropped = 0
+        self.label_values_dropped: Counter[str] = Counter()
+        """By metric: how often a value was folded into `_other`."""
+        self.loop_lag = Histogram(LAG_BUCKETS)
+        self.loop = "asyncio"
+        """Which event loop runs: asyncio or uvloop."""
+        self.reloads = {"success": 0, "failure": 0}
+        self.last_reload_successful = True
+        self.last_success = 0.0
+        self.generation = 0
+        self.digest = ""
+        self.registry = families.registry(self)
+        """Also for what others want to add, such as plugins."""
+
+    def apply(self, settings: model.Metrics) -> None:
+        """Take new settings at a reload. Other buckets begin their histograms anew: old counts do not fit them."""
+        self._most = settings.max_label_values
+        if settings.buckets == self.buckets:
+            return
+        self.buckets = settings.buckets
+        for route in self.routes.values():
+            for histogram in route.durations.values():
+                histogram.reset(self.buckets)
+        for upstream in self.upstreams.values():
+            for histogram in (*upstream.heads.values(), upstream.last_bytes, upstream.waits):
+                histogram.reset(self.buckets)
+
+    def route(self, name: str) -> RouteMeter:
+        """The meter of a route, the same for every generation; `_none` is that of requests that no route takes."""
+        meter = self.routes.get(name)
+        if meter is None:
+            if name == UNMATCHED:
+                meter = UnmatchedMeter(name, self)
+            else:
+                if len(self.routes) >= self._most:
+                    self.label_values_dropped["gateway_requests_total"] += 1
+                    name = OTHER
+                meter = self.routes.get(name) or RouteMeter(name, self)
+            self.routes[name] = meter
+        return meter
+
+    def upstream(self, name: str) -> UpstreamMeter:
+        """The meter of an upstream, the same for every generation."""
+        meter = self.upstreams.get(name)
+        if meter is None:
+            if len(self.upstreams) >= self._most:
+                self.label_values_dropped["gateway_upstream_requests_total"] += 1
+                name = OTHER
+            meter = self.upstreams.get(name) or UpstreamMeter(name, self)
+            self.upstreams[name] = meter
+        return meter
+
+    def loaded(self, generation: int, digest: str, at: float, *, reload: bool) -> None:
+        """A configuration serves since `at` (Unix seconds): the first one, or one that a reload has brought."""
+        self.generation = generation
+        self.digest = digest
+        self.last_success = at
+        self.last_reload_successful = True
+        if reload:
+            self.reloads["success"] += 1
+
+    def reload_failed(self) -> None:
+        """A reload has failed; the old configuration serves on."""
+        self.reloads["failure"] += 1
+        self.last_reload_successful = False
+
+    def bounded_status(self, status: int) -> int | str:
+        """`status`, or `_other` where it would be one value too many."""
+        if status not in self._statuses:
+            if len(self._statuses) >= self._most:
+                self.label_values_dropped["gateway_requests_total"] += 1
+                return OTHER
+            self._statuses.add(status)
+        return status
+
+    def bounded_target(self, name: str) -> str:
+        """`name` of a target, or `_other` where it would be one value too many."""
+        if name not in self._targets:
+            if len(self._targets) >= self._most:
+                self.label_values_dropped["gateway_upstream_requests_total"] += 1
+                return OTHER
+            self._targets.add(name)
+        return name
+
+    def exposition(self, accept: str | None) -> tuple[bytes, str]:
+        """The page that a scraper reads and its content type: OpenMetrics where `accept` prefers it, else Prometheus text.
+
+        May be called in another thread: counting goes on meanwhile.
+        """
+        return families.exposition(self.registry, accept)
