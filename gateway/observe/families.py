@@ -1,8 +1,8 @@
 """The metrics as Prometheus sees them: every name, label and help text, once.
 
-Rules of this file: it reads meters and changes nothing, and copies each dict before it walks it, so that it may run in a
-thread beside the event loop that counts. A metric that is not in CATALOGUE does not exist; docs/reference/metrics.md is made
-from it.
+Rules of this file: it reads meters and counts nothing, and copies each dict before it walks it, so
+that it may run in a thread beside the event loop that counts. A metric that is not in CATALOGUE
+does not exist; docs/reference/metrics.md is made from it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ CATALOGUE = (
         "gateway_requests_total",
         "counter",
         ("route", "method", "status", "source"),
-        "Requests by the status that went out and by who made that head: upstream, gateway, or client (499: it left first).",
+        "Requests by the status that went out and by who made that head: "
+        "upstream, gateway, or client (499: it left before there was one).",
     ),
     Declared(
         "gateway_request_duration_seconds",
@@ -60,7 +61,8 @@ CATALOGUE = (
         "gateway_overhead_seconds",
         "histogram",
         ("route",),
-        "The gateway's own share of a forwarded request: head parsed to request written, and upstream head read to head written.",
+        "The gateway's own share of a forwarded request: "
+        "head parsed to request written, and upstream head read to head written.",
     ),
     Declared(
         "gateway_upstream_request_duration_seconds",
@@ -80,8 +82,15 @@ CATALOGUE = (
         ("route", "reason"),
         "Requests that failed, once each, by the reason that the client was told.",
     ),
-    Declared("gateway_requests_in_flight", "gauge", ("route",), "Requests under way, WebSockets excepted."),
-    Declared("gateway_websockets_in_flight", "gauge", ("route",), "Upgraded connections that are open."),
+    Declared(
+        "gateway_requests_in_flight",
+        "gauge",
+        ("route",),
+        "Requests under way, WebSockets excepted.",
+    ),
+    Declared(
+        "gateway_websockets_in_flight", "gauge", ("route",), "Upgraded connections that are open."
+    ),
     Declared("gateway_request_bytes_total", "counter", ("route",), "Bytes of request bodies."),
     Declared("gateway_response_bytes_total", "counter", ("route",), "Bytes of response bodies."),
     Declared(
@@ -91,16 +100,26 @@ CATALOGUE = (
         "Tries at a target, by the status class of what came back, or none.",
     ),
     Declared(
-        "gateway_upstream_target_up", "gauge", ("upstream", "target"), "Whether a target is chosen: 1, else 0."
+        "gateway_upstream_target_up",
+        "gauge",
+        ("upstream", "target"),
+        "Whether a target is chosen: 1, else 0.",
     ),
-    Declared("gateway_upstream_target_weight", "gauge", ("upstream", "target"), "Weight as configured."),
+    Declared(
+        "gateway_upstream_target_weight", "gauge", ("upstream", "target"), "Weight as configured."
+    ),
     Declared(
         "gateway_upstream_connections",
         "gauge",
         ("upstream", "state"),
         "Connections to an upstream: active (on lease or being made) and idle.",
     ),
-    Declared("gateway_upstream_connections_opened_total", "counter", ("upstream",), "Connections that were made."),
+    Declared(
+        "gateway_upstream_connections_opened_total",
+        "counter",
+        ("upstream",),
+        "Connections that were made.",
+    ),
     Declared(
         "gateway_upstream_connections_reused_total",
         "counter",
@@ -113,12 +132,15 @@ CATALOGUE = (
         ("upstream",),
         "How long requests waited for a connection; those that found one at once are not in it.",
     ),
-    Declared("gateway_queue_length", "gauge", ("upstream",), "Requests that wait for a connection now."),
+    Declared(
+        "gateway_queue_length", "gauge", ("upstream",), "Requests that wait for a connection now."
+    ),
     Declared(
         "gateway_retries_total",
         "counter",
         ("upstream", "reason", "outcome"),
-        "Tries that failed where another came, or could have come: success, failure, no_budget, not_replayable.",
+        "Tries that failed where another came, or could have come: "
+        "success, failure, no_budget, not_replayable.",
     ),
     Declared(
         "gateway_retry_budget_exhausted_total",
@@ -128,7 +150,10 @@ CATALOGUE = (
     ),
     Declared("gateway_config_reloads_total", "counter", ("result",), "Reloads: success, failure."),
     Declared(
-        "gateway_config_last_reload_successful", "gauge", (), "Whether the last reload (or the start) was taken: 1, else 0."
+        "gateway_config_last_reload_successful",
+        "gauge",
+        (),
+        "Whether the last reload (or the start) was taken: 1, else 0.",
     ),
     Declared(
         "gateway_config_last_success_timestamp_seconds",
@@ -136,13 +161,21 @@ CATALOGUE = (
         (),
         "Unix time since which the present configuration serves.",
     ),
-    Declared("gateway_config_info", "info", ("hash", "generation"), "The configuration that serves."),
+    Declared(
+        "gateway_config_info", "info", ("hash", "generation"), "The configuration that serves."
+    ),
     Declared("gateway_build_info", "info", ("version", "python", "aiohttp", "loop"), "What runs."),
     Declared(
-        "gateway_event_loop_lag_seconds", "histogram", ("worker",), "How late a timer of the event loop fired; ten samples a second."
+        "gateway_event_loop_lag_seconds",
+        "histogram",
+        ("worker",),
+        "How late a timer of the event loop fired; ten samples a second.",
     ),
     Declared(
-        "gateway_access_log_dropped_total", "counter", (), "Lines that were not written, since the writer could not keep up."
+        "gateway_access_log_dropped_total",
+        "counter",
+        (),
+        "Lines that were not written, since the writer could not keep up.",
     ),
     Declared(
         "gateway_label_values_dropped_total",
@@ -153,9 +186,9 @@ CATALOGUE = (
 )
 
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx", "5xx", "5xx", "5xx", "5xx")
-"""Status classes by status // 100. RFC 9110 section 15: a code outside the known classes is treated as 5xx."""
-OTHER = "_other"
-"""The label value for all that is not told apart: unknown methods, values beyond the cap."""
+"""Status classes by status // 100. RFC 9110 section 15: a code outside the known classes is treated
+as 5xx.
+"""
 _OWN_WORKER = "0"
 
 
@@ -214,7 +247,9 @@ def _add_route(page: _Page, route: RouteMeter) -> None:
     for (method, status, source), cell in list(route.cells.items()):
         page.add("gateway_requests_total", cell.count, name, method, str(status), source)
     for (method, status_class), histogram in list(route.durations.items()):
-        page.add_histogram("gateway_request_duration_seconds", histogram, name, method, status_class)
+        page.add_histogram(
+            "gateway_request_duration_seconds", histogram, name, method, status_class
+        )
     page.add_histogram("gateway_overhead_seconds", route.overhead, name)
     for reason, count in list(route.errors.items()):
         page.add("gateway_errors_total", count, name, reason)
@@ -232,7 +267,9 @@ def _add_upstream(page: _Page, upstream: UpstreamMeter) -> None:
             if count:
                 page.add("gateway_upstream_requests_total", count, name, target, word)
     for status_class, histogram in list(upstream.heads.items()):
-        page.add_histogram("gateway_upstream_request_duration_seconds", histogram, name, status_class)
+        page.add_histogram(
+            "gateway_upstream_request_duration_seconds", histogram, name, status_class
+        )
     page.add_histogram("gateway_upstream_time_to_last_byte_seconds", upstream.last_bytes, name)
     page.add_histogram("gateway_pool_wait_seconds", upstream.waits, name)
     page.add("gateway_upstream_connections_opened_total", upstream.opened, name)
@@ -250,7 +287,7 @@ def _add_source(page: _Page, upstream: UpstreamMeter) -> None:
     opened = idle = queued = 0
     for target in upstream.source.targets:
         # Under the name that its meter has: beyond the cap several targets share one.
-        label = target.name if target.name in upstream.targets else OTHER
+        label = upstream.label(target.name)
         weights[label] = weights.get(label, 0) + target.weight
         opened += target.connections.open
         idle += len(target.connections.resting)
@@ -295,12 +332,13 @@ def registry(metrics: Metrics) -> CollectorRegistry:
 def exposition(registered: CollectorRegistry, accept: str | None) -> tuple[bytes, str]:
     """The page and its content type; see `Metrics.exposition`."""
     if prefers_openmetrics(accept or ""):
-        return openmetrics.generate_latest(registered), openmetrics.CONTENT_TYPE_LATEST
+        page: bytes = openmetrics.generate_latest(registered)  # type: ignore[no-untyped-call]
+        return page, openmetrics.CONTENT_TYPE_LATEST
     return text_format.generate_latest(registered), text_format.CONTENT_TYPE_PLAIN_0_0_4
 
 
 def prefers_openmetrics(accept: str) -> bool:
-    """Whether an Accept field (RFC 9110 section 12.5.1) ranks OpenMetrics no lower than plain text."""
+    """Whether Accept (RFC 9110 section 12.5.1) ranks OpenMetrics no lower than plain text."""
     quality = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
     for entry in accept.split(","):
         kind, *parameters = (part.strip().lower() for part in entry.split(";"))

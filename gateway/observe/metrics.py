@@ -1,9 +1,10 @@
 """What is counted, as plain numbers.
 
-Rules of this file: the hot path adds to integers and lists and knows nothing of Prometheus; `families.py` turns them into
-metric families when somebody scrapes. A meter is found by name once, at load, and outlives reloads. No label takes more than
-`max_label_values` values, for what a client or a file can invent must not fill the memory of two machines: the rest is folded
-into `_other` and counted in `gateway_label_values_dropped_total`.
+Rules of this file: the hot path adds to integers and lists and knows nothing of Prometheus;
+`families.py` turns them into metric families when somebody scrapes. A meter is found by name once,
+at load, and outlives reloads. No label takes more than `max_label_values` values, for what a client
+or a file can invent must not fill the memory of two machines: the rest is folded into `_other` and
+counted in `gateway_label_values_dropped_total`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gateway.observe import families
-from gateway.observe.families import CLASSES, OTHER
+from gateway.observe.families import CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.upstream.upstream import Upstream
 
+OTHER = "_other"
+"""The label value for all that is not told apart: unknown methods, values beyond the cap."""
 UNMATCHED = "_none"
 """The route of requests that no route takes."""
 METHODS = frozenset(
@@ -32,7 +35,9 @@ LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class Histogram:
-    """Observations sorted into buckets. `counts[i]` holds those up to `bounds[i]` and above the bound before it."""
+    """Observations sorted into buckets. `counts[i]` holds those up to `bounds[i]` and above the
+    bound before it.
+    """
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -85,7 +90,9 @@ class RouteMeter:
         self.in_flight += 1
 
     def upgraded(self, exchange: Exchange) -> None:
-        """The 101 is out, `exchange.replied_at` and `exchange.upgraded` are set: the request counts now, not at its end."""
+        """The 101 is out, `exchange.replied_at` and `exchange.upgraded` are set: the request counts
+        now, not at its end.
+        """
         self.in_flight -= 1
         self.websockets += 1
         self._count(exchange, exchange.replied_at)
@@ -121,7 +128,9 @@ class RouteMeter:
             histogram.total += seconds
 
     def _cell(self, method: str, status: int, source: str) -> Cell:
-        """The cell where there is none under the words as they came; under their bounded form there may be."""
+        """The cell where there is none under the words as they came; under their bounded form there
+        may be.
+        """
         method = method if method in METHODS else OTHER
         key = (method, self._metrics.bounded_status(status), source)
         cell = self.cells.get(key)
@@ -135,7 +144,7 @@ class RouteMeter:
 
 
 class UnmatchedMeter(RouteMeter):
-    """The requests that no route takes: no stack ever begins them, so there is nothing in flight."""
+    """Requests that no route takes: no stack ever begins them, so there is nothing in flight."""
 
     def begin(self) -> None:
         """Nothing to do."""
@@ -166,7 +175,9 @@ class UpstreamMeter:
         self.reused = 0
         self.budget_exhausted = 0
         self.source: Upstream | None = None
-        """Set by the upstream itself: weights, requests in flight and connections are read from it at a scrape."""
+        """Set by the upstream itself: weights, requests in flight and connections are read from it
+        at a scrape.
+        """
         self.targets: dict[str, TargetMeter] = {}
         self.retries: Counter[tuple[str, str]] = Counter()
         self.heads: dict[str, Histogram] = {}
@@ -177,12 +188,17 @@ class UpstreamMeter:
         return f"<UpstreamMeter {self.name}: {self.opened} opened, {self.reused} reused>"
 
     def target(self, name: str) -> TargetMeter:
-        """The meter of one target, host:port as configured. To be kept, not looked up for each request."""
+        """The meter of one target, host:port as configured. To be kept, not looked up for each
+        request.
+        """
         meter = self.targets.get(name)
         if meter is None:
-            label = self._metrics.bounded_target(name)
-            meter = self.targets.setdefault(label, TargetMeter())
+            meter = self.targets.setdefault(self.label(name), TargetMeter())
         return meter
+
+    def label(self, name: str) -> str:
+        """What stands for the target `name` in a label: its name, or `_other` beyond the cap."""
+        return self._metrics.bounded_target(name)
 
     def waited(self, seconds: float) -> None:
         """A request has waited for a connection."""
@@ -231,7 +247,9 @@ class Metrics:
         """Also for what others want to add, such as plugins."""
 
     def apply(self, settings: model.Metrics) -> None:
-        """Take new settings at a reload. Other buckets begin their histograms anew: old counts do not fit them."""
+        """Take new settings at a reload. Other buckets begin their histograms anew: old counts do
+        not fit them.
+        """
         self._most = settings.max_label_values
         if settings.buckets == self.buckets:
             return
@@ -244,7 +262,9 @@ class Metrics:
                 histogram.reset(self.buckets)
 
     def route(self, name: str) -> RouteMeter:
-        """The meter of a route, the same for every generation; `_none` is that of requests that no route takes."""
+        """The meter of a route, the same for every generation; `_none` is that of requests that no
+        route takes.
+        """
         meter = self.routes.get(name)
         if meter is None:
             if name == UNMATCHED:
@@ -269,7 +289,9 @@ class Metrics:
         return meter
 
     def loaded(self, generation: int, digest: str, at: float, *, reload: bool) -> None:
-        """A configuration serves since `at` (Unix seconds): the first one, or one that a reload has brought."""
+        """A configuration serves since `at` (Unix seconds): the first one, or one that a reload has
+        brought.
+        """
         self.generation = generation
         self.digest = digest
         self.last_success = at
@@ -301,7 +323,9 @@ class Metrics:
         return name
 
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
-        """The page that a scraper reads and its content type: OpenMetrics where `accept` prefers it, else Prometheus text.
+        """The page that a scraper reads, and its content type.
+
+        OpenMetrics where `accept` (the request's field) prefers it, else Prometheus text.
 
         May be called in another thread: counting goes on meanwhile.
         """
