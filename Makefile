@@ -15,6 +15,9 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 endif
 BIN := $(VENV)/bin
 
+# The loop that tests run on: uvloop or asyncio.
+export GATEWAY_TEST_LOOP ?= uvloop
+
 .PHONY: all setup run test test-loops check fmt golden schema bench clean
 all: check test
 
