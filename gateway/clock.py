@@ -61,6 +61,15 @@ class Clock:
         """Call back once after `seconds`; for rare waits (connecting, draining), never per request."""
         return asyncio.get_running_loop().call_later(seconds, callback, *args)
 
+    async def sleep(self, seconds: float) -> None:
+        """Wait for `seconds`."""
+        woken = asyncio.get_running_loop().create_future()
+        timer = self.call_later(seconds, _wake, woken)
+        try:
+            await woken
+        finally:
+            timer.cancel()
+
     def start(self) -> None:
         """Begin to tick on the running loop. Idempotent."""
         if self._ticking is None:
@@ -82,3 +91,8 @@ class Clock:
         now = self.now()
         for watched in [w for w in self.watched if w.due <= now]:
             watched.expire()
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)

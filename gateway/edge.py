@@ -147,7 +147,7 @@ class ClientConnection(RequestHandler):
 
     __slots__ = (
         "_began_head", "_checked", "_chunked_tail", "_clock", "_head_bytes", "_idle_since", "_limits", "_made", "_server",
-        "_timer", "address", "admitted", "long_head", "tls",
+        "_timer", "address", "admitted", "handled", "long_head", "tls",
     )  # fmt: skip
 
     def __init__(self, server: Server, **options: Any) -> None:
@@ -166,6 +166,8 @@ class ClientConnection(RequestHandler):
         """The peer's address, `unix` on a unix socket."""
         self.tls = False
         self.admitted = True
+        self.handled = 0
+        """Requests that were answered on this connection; counted only where they are limited."""
         self.long_head = False
         """A segment was longer than a head may be: from now on each head is measured."""
 

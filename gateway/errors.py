@@ -51,6 +51,15 @@ class BadRequest(ClientError):
     reason, status, title = "bad_request", 400, "Bad request"
 
 
+class UpgradeRequired(BadRequest):
+    """A WebSocket handshake in a version that nobody speaks (RFC 6455 section 4.2.2)."""
+
+    status = 426
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, (("Sec-WebSocket-Version", "13"), ("Upgrade", "websocket")))
+
+
 class BodyTooLarge(ClientError):
     reason, status, title = "body_too_large", 413, "Request body too large"
 
@@ -129,7 +138,11 @@ class ConnectRefused(UpstreamError):
 
 
 class ConnectTimeout(UpstreamError):
-    reason, status, title = "connect_timeout", 504, "The upstream did not accept the connection in time"
+    reason, status, title = (
+        "connect_timeout",
+        504,
+        "The upstream did not accept the connection in time",
+    )
     proxy_error, retry = "connection_timeout", "connect"
 
 

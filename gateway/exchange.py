@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import asyncio
 
+    from gateway.clock import Watched
     from gateway.edge import Incoming
     from gateway.errors import GatewayError
     from gateway.relay import Upload
@@ -97,6 +98,8 @@ class Exchange:
     """The protocol that the client asks for and the route lets through, in lower case."""
     close: bool = False
     """This reply ends the connection."""
+    refusal: GatewayError | Reply | None = None
+    """What the stand-in route answers: no route was found, or the head itself was refused or answered."""
     fault: GatewayError | None = None
     """Why the task was cancelled, where the gateway itself did it."""
     wire: Wire | None = None
@@ -104,6 +107,8 @@ class Exchange:
     target_in_use: Target | None = None
     upload: Upload | None = None
     pump: asyncio.Task[None] | None = None
+    deadline: Watched | None = None
+    """Of `timeouts.total`."""
 
 
 class Stream(Protocol):

@@ -14,7 +14,9 @@ CRLF = b"\r\n"
 
 DROP = 0
 """Never passed on: hop-by-hop, or the configuration removes it."""
-CONNECTION, HOST, LENGTH, CODING, TE, UPGRADE, EXPECT, MAX_FORWARDS, DATE, REJECT, TRAILER = range(1, 12)
+CONNECTION, HOST, LENGTH, CODING, TE, UPGRADE, EXPECT, MAX_FORWARDS, DATE, REJECT, TRAILER = range(
+    1, 12
+)
 """Fields that decide something: the reader of the head acts on them."""
 
 HOP_BY_HOP = {
@@ -70,7 +72,10 @@ class FieldTable(dict[bytes, "bytes | int"]):
     """
 
     def __init__(
-        self, special: dict[bytes, int], dropped: frozenset[bytes] = frozenset(), underscores: str = "keep"
+        self,
+        special: dict[bytes, int],
+        dropped: frozenset[bytes] = frozenset(),
+        underscores: str = "keep",
     ) -> None:
         super().__init__()
         self.special = special

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway import errors
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from aiohttp import StreamReader
     from aiohttp.base_protocol import BaseProtocol
@@ -38,7 +38,15 @@ class Upload:
     """A request's body on its way to the upstream."""
 
     def __init__(
-        self, incoming: Incoming, exchange: Exchange, clock: Clock, *, most: float, keep: int, idle: float, rate: float
+        self,
+        incoming: Incoming,
+        exchange: Exchange,
+        clock: Clock,
+        *,
+        most: float,
+        keep: int,
+        idle: float,
+        rate: float,
     ) -> None:
         self._exchange = exchange
         self._client: BaseProtocol = incoming.protocol
@@ -97,7 +105,11 @@ class Upload:
             self._clock.watched.discard(self)
 
     async def _move(self, wire: Wire) -> None:
-        if self._exchange.expects and self._payload.total_bytes == 0 and self._client.transport is not None:
+        if (
+            self._exchange.expects
+            and self._payload.total_bytes == 0
+            and self._client.transport is not None
+        ):
             self._client.transport.write(CONTINUE)
         while data := await self._read():
             self._count(data)
@@ -147,12 +159,16 @@ class Upload:
 class Download:
     """An upstream's response body, not yet read."""
 
-    def __init__(self, wire: Wire, payload: StreamReader, length: bytes | None, idle: float) -> None:
+    def __init__(
+        self, wire: Wire, payload: StreamReader, length: bytes | None, idle: float, *, empty: bool
+    ) -> None:
         self.wire = wire
         self.payload = payload
         self.length = length
         """Content-Length as the upstream gave it; None: chunked, or until the connection ends."""
         self.idle = idle
+        self.empty = empty
+        """There is none whatever the framing says: HEAD, 204, 304."""
 
     def at_hand(self) -> bytes | None:
         """All of it, if it has arrived already; else None."""
@@ -180,6 +196,16 @@ class Download:
     def trailers(self) -> bytes:
         """Trailer lines, where the client wants them."""
         return self.wire.trailers()
+
+
+class Blocks(Protocol):
+    """A body that the gateway reads from somewhere itself, such as a file."""
+
+    length: bytes
+    """Its Content-Length."""
+
+    def blocks(self) -> AsyncGenerator[bytes]:
+        """What is left of it. Raises OSError, or errors.GatewayError if it is shorter than it was said to be."""
 
 
 class Stall:
@@ -212,7 +238,13 @@ class Stall:
 
 
 async def stream(
-    exchange: Exchange, client: Any, blocks: AsyncIterator[bytes], clock: Clock, *, chunked: bool, idle: float
+    exchange: Exchange,
+    client: Any,
+    blocks: AsyncIterator[bytes],
+    clock: Clock,
+    *,
+    chunked: bool,
+    idle: float,
 ) -> None:
     """Write `blocks` to the client as they come, each as a chunk if `chunked`; the last chunk is the caller's.
 

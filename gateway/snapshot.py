@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from gateway.client import Clients
     from gateway.config import effective
-    from gateway.exchange import Finish, Handler
+    from gateway.exchange import Exchange, Finish, Handler, Reply
     from gateway.middleware.edit_headers import ResponseEdits
     from gateway.pages import Pages
     from gateway.routing.router import Router
@@ -46,3 +48,8 @@ class Snapshot:
     clients: Clients
     unmatched: Route
     """Stands in where no route was found: `_none` in metrics, the server's own error pages."""
+    redirects: Mapping[str, Callable[[Exchange], Reply | None]]
+    """By name of the listener: who is sent to HTTPS, before any route."""
+    server_timing: str = "off"
+    in_flight: int = 0
+    """Exchanges that began with this snapshot and have not ended: what it holds is kept until then."""

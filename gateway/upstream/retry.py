@@ -88,7 +88,9 @@ class Policy:
         """Whether `on:` names this failure."""
         return error.retry is not None and error.retry in self.on
 
-    def may_repeat(self, error: errors.UpstreamError, exchange: Exchange, *, replayable: bool) -> bool:
+    def may_repeat(
+        self, error: errors.UpstreamError, exchange: Exchange, *, replayable: bool
+    ) -> bool:
         """Whether sending this request again, after `error`, can do no harm."""
         if error.retry == "connect":
             return True  # nothing was sent

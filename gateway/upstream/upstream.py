@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 class Target:
     """One address of an upstream."""
 
-    def __init__(self, url: str, tls: ssl.SSLContext | bool, server_name: str | None, clock: Clock) -> None:
+    def __init__(
+        self, url: str, tls: ssl.SSLContext | bool, server_name: str | None, clock: Clock
+    ) -> None:
         self.url = url
         self.unix, self.name, self.prefix, endpoint_url = _parts(url)
         """`prefix`: the URL's path without its last slash, put before every forwarded path."""
         self.endpoint = Endpoint(endpoint_url, tls, server_name)
+        self.prefix_bytes = self.prefix.encode("ascii")
         self.authority = b"localhost" if self.unix else self.name.encode("ascii")
         self.weight = 1
         self.in_flight = 0
@@ -54,6 +57,9 @@ class Upstream:
         self.targets: tuple[Target, ...] = ()
         self.budget = Budget(clock)
         self.settings: model.Upstream
+        self.host = "pass"
+        """pass, target, or a fixed name; `fixed_host` is that name, or None."""
+        self.fixed_host: bytes | None = None
         self._pool: Pool | None = None
         self._former: list[Pool] = []
         """Pools of earlier TLS settings: their sessions close when the upstream does, for requests may be on them."""
@@ -66,7 +72,11 @@ class Upstream:
     def apply(self, settings: model.Upstream) -> None:
         """Take new settings. Connections to targets that stay, with the same TLS settings, stay open."""
         encrypted = any(target.url.startswith("https:") for target in settings.targets)
-        if self._pool is None or self._pool.tls != settings.tls or (encrypted and self._pool.context is True):
+        if (
+            self._pool is None
+            or self._pool.tls != settings.tls
+            or (encrypted and self._pool.context is True)
+        ):
             self.close()
             self._pool, former = Pool(settings.tls, encrypted=encrypted), self._pool
             if former is not None:
@@ -79,20 +89,30 @@ class Upstream:
             connections = target.connections
             connections.limit = math.inf if settings.pool.max is None else settings.pool.max
             connections.idle_for = settings.pool.idle
-            connections.max_age = math.inf if settings.pool.max_age is None else settings.pool.max_age
+            connections.max_age = (
+                math.inf if settings.pool.max_age is None else settings.pool.max_age
+            )
             targets.append(target)
         for gone in known.values():
             gone.connections.close()
         self.targets = tuple(targets)
         self.settings = settings
+        self.host = settings.host
+        self.fixed_host = (
+            None if settings.host in ("pass", "target") else settings.host.encode("ascii")
+        )
         self._single = targets[0] if len(targets) == 1 else None
-        self._choose = self._round.choose if settings.balance == "round_robin" else balance.two_choices
+        self._choose = (
+            self._round.choose if settings.balance == "round_robin" else balance.two_choices
+        )
 
     def pick(self, tried: Sequence[Target] = ()) -> Target:
         """The target for the next try: not one of `tried` while another remains."""
         if self._single is not None:
             return self._single
-        fresh = [target for target in self.targets if target not in tried] if tried else self.targets
+        fresh = (
+            [target for target in self.targets if target not in tried] if tried else self.targets
+        )
         return self._choose(fresh or self.targets)
 
     async def lease(self, target: Target, timeouts: model.Timeouts) -> Wire:
@@ -136,4 +156,6 @@ def _parts(url: str) -> tuple[str | None, str, str, str]:
 
 
 def _has_port(authority: str) -> bool:
-    return authority.rpartition(":")[2].isdigit() and (authority.count(":") == 1 or "]:" in authority)
+    return authority.rpartition(":")[2].isdigit() and (
+        authority.count(":") == 1 or "]:" in authority
+    )

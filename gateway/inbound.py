@@ -1,0 +1,185 @@
+"""A parsed request head becomes an Exchange, or a refusal.
+
+Rules of this file: what aiohttp's parser lets through and a gateway must not is refused here, before anything is decided
+(RFC 9112 sections 3 and 6). Pure: no waiting, no configuration but limits. The bytes of the target stay as they came.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from aiohttp.http import HttpVersion10, HttpVersion11
+
+from gateway import errors
+from gateway.edge import ClientConnection
+from gateway.exchange import Exchange, Reply
+from gateway.headers import content_length
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawRequestMessage
+
+    from gateway.edge import Incoming
+    from gateway.snapshot import Snapshot
+
+METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9_~-]+(?:\.[A-Za-z0-9_~-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?"
+)
+_ABSOLUTE = re.compile(r"https?://([^/?#@\\]+)(.*)", re.IGNORECASE | re.DOTALL)
+_valid_hosts: set[str] = set()
+"""Host values that were looked at and found valid; bounded."""
+_REMEMBERED = 5_000
+
+
+def begin(incoming: Incoming, snapshot: Snapshot, now: float) -> Exchange:
+    """The exchange of a head, before anything of it was checked."""
+    exchange = Exchange()
+    message = incoming.message
+    exchange.incoming = incoming
+    exchange.snapshot = snapshot
+    exchange.route = snapshot.unmatched
+    exchange.began = now
+    exchange.method = message.method
+    exchange.target = exchange.path = message.path
+    exchange.query = ""
+    exchange.headers = message.headers
+    exchange.raw_headers = message.raw_headers
+    exchange.close = message.should_close
+    client = incoming.protocol
+    if type(client) is ClientConnection:
+        exchange.peer = client.address
+        exchange.listener = client.server.listener
+        if client.tls:
+            exchange.scheme = "https"
+    else:
+        _foreign(exchange, incoming)
+    return exchange
+
+
+def _foreign(exchange: Exchange, incoming: Incoming) -> None:
+    """Under somebody else's runner there is no ClientConnection that knows these."""
+    transport = incoming.protocol.transport
+    if transport is None:
+        return
+    peer = transport.get_extra_info("peername")
+    exchange.peer = peer[0] if isinstance(peer, tuple) else "unix"
+    if transport.get_extra_info("sslcontext") is not None:
+        exchange.scheme = "https"
+    if incoming.message.chunked:
+        exchange.close = (
+            True  # the last trailer would open the next head: only a ClientConnection can tell
+        )
+
+
+def check(exchange: Exchange) -> None:
+    """Refuse a head that must not be acted on, and fill in target, host and body. Raises errors.ClientError."""
+    incoming = exchange.incoming
+    message = incoming.message
+    if message.version != HttpVersion11:
+        if message.version != HttpVersion10:
+            exchange.close = True
+            raise errors.BadRequest("the HTTP version is not 1.0 or 1.1")
+        exchange.http10 = True
+    client = incoming.protocol
+    if type(client) is ClientConnection:
+        _within_limits(exchange, client)
+    if message.method == "CONNECT" or message.method == "TRACE":
+        exchange.close = True
+        raise errors.MethodNotAllowed(f"{message.method} is never forwarded", (("Allow", METHODS),))
+    authority = exchange.headers.get("Host")
+    target = message.path
+    if target[:1] != "/":
+        target, authority = _unusual_target(exchange, target, authority)
+    if authority is None:
+        if not exchange.http10:
+            exchange.close = True
+            raise errors.BadRequest("the Host field is missing")
+    else:
+        if authority not in _valid_hosts:
+            _check_host(exchange, authority)
+        exchange.authority = authority
+    if "#" in target:
+        raise errors.BadRequest("the request target has a fragment")
+    exchange.target = target
+    exchange.path, _, exchange.query = target.partition("?")
+    if incoming.has_body:
+        _body(exchange, message)
+    if message.method == "OPTIONS":
+        _options(exchange)
+
+
+def _within_limits(exchange: Exchange, client: ClientConnection) -> None:
+    limits = exchange.snapshot.config.server.limits
+    if not client.admitted:
+        exchange.close = True
+        raise errors.TooManyConnections
+    if client.long_head and head_size(exchange.incoming.message) > limits.request_head:
+        exchange.close = True
+        raise errors.HeadTooLarge(f"the head is larger than {limits.request_head} bytes")
+    if limits.requests_per_connection is not None:
+        client.handled += 1
+        if client.handled >= limits.requests_per_connection:
+            exchange.close = True
+
+
+def head_size(message: RawRequestMessage) -> int:
+    """Bytes of a head: what counts against `limits.request_head`."""
+    fields = sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
+    return len(message.method) + len(message.path) + 14 + fields
+
+
+def _unusual_target(
+    exchange: Exchange, target: str, authority: str | None
+) -> tuple[str, str | None]:
+    """Absolute form, whose authority replaces Host (RFC 9112 section 3.2.2), or `*`."""
+    if target == "*" and exchange.method == "OPTIONS":
+        return target, authority
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None:
+        exchange.close = True
+        raise errors.BadRequest("the request target is neither a path nor a URL")
+    rest = absolute[2]
+    if not rest:
+        # RFC 9112 section 3.2.4: an OPTIONS for a URL without a path is one for the server.
+        rest = "*" if exchange.method == "OPTIONS" else "/"
+    elif rest[0] == "?":
+        rest = "/" + rest
+    elif rest[0] != "/":
+        raise errors.BadRequest("the request target is not a valid URL")
+    return rest, absolute[1]
+
+
+def _check_host(exchange: Exchange, authority: str) -> None:
+    if _HOST.fullmatch(authority) is None:
+        exchange.close = True
+        raise errors.BadRequest("the Host field is not a host")
+    if len(_valid_hosts) < _REMEMBERED:
+        _valid_hosts.add(authority)
+
+
+def _body(exchange: Exchange, message: RawRequestMessage) -> None:
+    exchange.has_body = True
+    if message.chunked:
+        if exchange.http10:
+            exchange.close = True
+            raise errors.BadRequest("HTTP/1.0 has no chunked bodies")  # RFC 9112 section 6.1
+        exchange.length = None
+    else:
+        length = content_length(
+            exchange.headers.get("Content-Length", "").encode("utf-8", "replace")
+        )
+        if length is None:
+            exchange.close = True
+            raise errors.BadRequest("the Content-Length is not a number")
+        exchange.length = length
+    exchange.expects = (
+        not exchange.http10 and exchange.headers.get("Expect", "").lower() == "100-continue"
+    )
+
+
+def _options(exchange: Exchange) -> None:
+    """`OPTIONS *`, and one that may not be forwarded any more, are answered here (RFC 9110 sections 7.6.2, 9.3.7)."""
+    hops = exchange.headers.get("Max-Forwards", "")
+    if exchange.target == "*" or (hops.isdigit() and int(hops) == 0):
+        exchange.refusal = Reply(204, [b"Allow: %b\r\n" % METHODS.encode()])

@@ -1,0 +1,30 @@
+"""`body.max`: a request that declares a larger body is refused before anything is read or sent on.
+
+Rules of this file: only what the head says is judged here. A chunked body is counted while it streams (`relay.Upload`), with
+the same limit and the same answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway import errors
+
+if TYPE_CHECKING:
+    from gateway.config import effective
+    from gateway.exchange import Exchange, Handler, Reply
+    from gateway.middleware.base import Build
+
+
+def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
+    """Refuse bodies that say they are too large; `forward` itself where there is no limit."""
+    most = route.policies.body.max
+    if most is None:
+        return forward
+
+    async def body_limit(exchange: Exchange) -> Reply:
+        if exchange.length is not None and exchange.length > most:
+            raise errors.BodyTooLarge(f"the body has {exchange.length} bytes, {most} are allowed")
+        return await forward(exchange)
+
+    return body_limit

@@ -1,0 +1,138 @@
+"""Heads that leave the gateway: the request's towards an upstream, the response's towards a client.
+
+Rules of this file: a field passes as it came unless `headers.py` knows its name; framing fields are always our own; what
+came from the other side is scanned once for control bytes before it leaves. Pure: bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway import errors, headers
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawResponseMessage
+
+    from gateway.exchange import Exchange
+    from gateway.headers import FieldTable
+
+_KEEP = (b"keep-alive", b"close", b"Keep-Alive", b"Close")
+_status_lines: dict[tuple[int, str], bytes] = {}
+_REMEMBERED = 1_000
+
+
+def request_fields(exchange: Exchange, table: FieldTable) -> bytes:
+    """The client's fields that pass, with framing of our own; notes on `exchange` that trailers are wanted.
+
+    Raises errors.BadRequest for a field that must not be forwarded.
+    """
+    lines: list[bytes] = []
+    named: list[bytes] | None = None
+    add = lines.append
+    for name, value in exchange.raw_headers:
+        known = table[name]
+        if known.__class__ is bytes:
+            add(b"%b%b\r\n" % (known, value))
+        elif known == headers.CONNECTION:
+            if value not in _KEEP:
+                named = (named or []) + headers.tokens(value)
+        elif known == headers.LENGTH:
+            if exchange.length is not None:
+                add(b"Content-Length: %b\r\n" % value)
+        elif known == headers.TE:
+            exchange.wants_trailers = not exchange.http10 and b"trailers" in headers.tokens(value)
+        elif known == headers.MAX_FORWARDS:
+            add(b"%b: %b\r\n" % (name, _one_less(exchange.method, value)))
+        elif known == headers.REJECT:
+            raise errors.BadRequest("a field name with an underscore, or that is no token")
+    if named:
+        lines = headers.without_named(lines, named)
+    if exchange.length is None:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    if exchange.upgrade:
+        lines.append(b"Connection: Upgrade\r\n")
+        lines.append(b"Upgrade: %b\r\n" % exchange.upgrade.encode())
+    elif exchange.wants_trailers:
+        lines.append(b"Connection: TE\r\n")
+        lines.append(b"TE: trailers\r\n")
+    fields = b"".join(lines)
+    if not headers.clean(fields, len(lines)):
+        raise errors.BadRequest("a field has a control byte")
+    return fields
+
+
+def _one_less(method: str, value: bytes) -> bytes:
+    """Max-Forwards counts for OPTIONS only (RFC 9110 section 7.6.2; TRACE is never forwarded)."""
+    if method == "OPTIONS" and value.isdigit() and 0 < len(value) <= 9:
+        return b"%d" % (int(value) - 1)
+    return value
+
+
+class ResponseHead:
+    """An upstream's final head, taken apart: the lines that pass and what frames the body."""
+
+    __slots__ = ("dated", "length", "lines", "upgrade")
+
+    def __init__(self, message: RawResponseMessage, table: FieldTable, *, bodiless: bool) -> None:
+        """`bodiless`: the answer to HEAD, or a 304, whose Content-Length is news and no framing.
+
+        Raises errors.UpstreamBadResponse for a head that can be read in two ways.
+        """
+        self.length: bytes | None = None
+        self.upgrade = b""
+        self.dated = False
+        coded = False
+        named: list[bytes] | None = None
+        lines: list[bytes] = []
+        add = lines.append
+        for name, value in message.raw_headers:
+            known = table[name]
+            if known.__class__ is bytes:
+                add(b"%b%b\r\n" % (known, value))
+            elif known == headers.DATE:
+                if not self.dated:
+                    add(b"%b: %b\r\n" % (name, value))
+                self.dated = True
+            elif known == headers.LENGTH:
+                self._measure(value)
+            elif known == headers.CODING:
+                # The parser reads any other coding until the connection ends, and passing that on would corrupt it.
+                if coded or value.strip(b" \t").lower() != b"chunked":
+                    raise errors.UpstreamBadResponse("a transfer coding other than chunked")
+                coded = True
+            elif known == headers.CONNECTION:
+                if value not in _KEEP:
+                    named = (named or []) + headers.tokens(value)
+            elif known == headers.UPGRADE:
+                self.upgrade = value.lower()
+            elif known == headers.TRAILER:
+                add(b"%b: %b\r\n" % (name, value))
+            elif known == headers.REJECT:
+                raise errors.UpstreamBadResponse("a field name that is no token")
+        if coded and self.length is not None:
+            raise errors.UpstreamBadResponse("both a Content-Length and a transfer coding")
+        if named:
+            lines = headers.without_named(lines, named)
+        if not headers.clean(b"".join(lines), len(lines)):
+            raise errors.UpstreamBadResponse("a field has a control byte")
+        if bodiless and self.length is not None:
+            lines.append(b"Content-Length: %b\r\n" % self.length)
+        self.lines = lines
+
+    def _measure(self, value: bytes) -> None:
+        if headers.content_length(value) is None or self.length not in (None, value):
+            raise errors.UpstreamBadResponse("the Content-Length is invalid, or there are two")
+        self.length = value
+
+
+def status_line(status: int, phrase: str) -> bytes:
+    """The first line of a response; a phrase with control bytes is left out (CVE-2026-34519)."""
+    line = _status_lines.get((status, phrase))
+    if line is None:
+        text = phrase.encode("utf-8", "surrogateescape")
+        if not headers.clean(text, 0):
+            text = b""
+        line = b"HTTP/1.1 %d %b\r\n" % (status, text)
+        if len(_status_lines) < _REMEMBERED:
+            _status_lines[status, phrase] = line
+    return line
