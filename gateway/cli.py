@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FAILED, WRONG_CONFIGURATION = 1, 78
 
-LEVELS = ("debug", "info", "warning", "error")
+LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 # ── finding and loading the file ──────────────────────────────────────────────────────────────────
@@ -131,9 +131,12 @@ def run(config: str | None, log_level: str) -> None:
     """
     path = find(config)
     settings = loaded(str(path))
-    from gateway.serve import serve
+    from gateway.serve import CannotStart, serve
 
-    sys.exit(serve(settings, log_level))
+    try:
+        sys.exit(serve(settings, log_level))
+    except CannotStart as error:
+        fail(str(error))
 
 
 @main.command()
@@ -147,11 +150,15 @@ def demo(config: str | None, log_level: str, origin_only: bool, origin_port: int
     The origin's address is in ${env:DEMO_ORIGIN} while the configuration is read.
     """
     from gateway.demo import demonstrate, sample
+    from gateway.serve import CannotStart
 
     def load() -> effective.Config:
         return loaded(config or str(sample()))
 
-    sys.exit(demonstrate(None if origin_only else load, origin_port, log_level))
+    try:
+        sys.exit(demonstrate(None if origin_only else load, origin_port, log_level))
+    except CannotStart as error:
+        fail(str(error))
 
 
 @main.command()

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType, web
 
-from gateway.serve import FAILED, in_loop, set_up_logging, until_stopped
+from gateway.observe import logs
+from gateway.serve import CannotStart, in_loop, until_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,8 +35,10 @@ def sample() -> Path:
 
 
 def demonstrate(load: Callable[[], effective.Config] | None, port: int, level: str) -> int:
-    """Run the origin on `port` and a gateway on what `load` returns. Returns the exit code."""
-    set_up_logging(level)
+    """Run the origin on `port` and a gateway on what `load` returns. Returns the exit code;
+    raises CannotStart.
+    """
+    logs.setup(level)
     return in_loop(_demonstrate(load, port))
 
 
@@ -48,9 +51,8 @@ async def _demonstrate(load: Callable[[], effective.Config] | None, port: int) -
         try:
             await site.start()
         except OSError as error:
-            hint = f"{error.strerror}; choose another with --origin-port"
-            log.error("origin_cannot_start", extra={"error": hint})  # noqa: TRY400
-            return FAILED
+            hint = "choose another with --origin-port"
+            raise CannotStart(f"the origin cannot listen: {error.strerror}; {hint}") from error
         host, bound = runner.addresses[0][:2]
         address = f"http://{host}:{bound}"
         log.info("origin_listening", extra={"address": address})

@@ -12,11 +12,10 @@ import gc
 import logging
 import os
 import signal
-import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from gateway.config import ConfigError
+from gateway.observe import logs
 from gateway.runtime.gateway import Gateway
 from gateway.tasks import spawn
 
@@ -31,40 +30,9 @@ FAILED = 1
 FIRST_THRESHOLD = 50_000
 """Allocations between two looks at young objects: a request's own die by themselves."""
 
-_ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-
-class Line(logging.Formatter):
-    """`TIME LEVEL EVENT key=value …`, then a traceback if there is one."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as a line; what was given as `extra` follows as key=value."""
-        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        extra = "".join(
-            f" {name}={_word(value)}"
-            for name, value in vars(record).items()
-            if name not in _ORDINARY
-        )
-        level = record.levelname.lower()
-        line = f"{when.removesuffix('+00:00')}Z {level:7} {record.getMessage()}{extra}"
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return line
-
-
-def _word(value: object) -> str:
-    text = str(value)
-    return repr(text) if not text or not text.isprintable() or " " in text or '"' in text else text
-
-
-def set_up_logging(level: str) -> None:
-    """The service log goes to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Line())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Every accepted request would be a line of its own here; the access log is ours.
-    logging.getLogger("aiohttp.access").disabled = True
-    logging.getLogger("asyncio").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+class CannotStart(Exception):
+    """An address that is taken or not ours, a socket file in no folder: one plain line for people."""
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -94,8 +62,8 @@ def in_loop(main: Coroutine[None, None, int]) -> int:
 
 
 def serve(config: effective.Config, level: str) -> int:
-    """Run a gateway until it is told to stop. Returns the exit code."""
-    set_up_logging(level)
+    """Run a gateway until it is told to stop. Returns the exit code; raises CannotStart."""
+    logs.setup(level)
     return in_loop(until_stopped(config))
 
 
@@ -107,9 +75,7 @@ async def until_stopped(
     try:
         await gateway.__aenter__()
     except OSError as error:
-        # A port that is taken, an address that is not ours, a socket file in no folder.
-        log.error("cannot_start", extra={"error": error.strerror or str(error)})  # noqa: TRY400
-        return FAILED
+        raise CannotStart(f"cannot listen: {error.strerror or error}") from error
     try:
         for name, address in gateway.addresses.items():
             log.info("listening", extra={"listener": name, "address": address})

@@ -1,0 +1,43 @@
+"""Every example is a configuration that loads, explains itself by inline tests, and can be served.
+
+Rules of this file: a new file in config/examples/ is tested because it is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway import inline_tests
+from gateway.config import load
+from gateway.config.model import Bind, Listener
+from gateway.runtime.gateway import Gateway
+
+CONFIG = Path(__file__).parent.parent / "config"
+FILES = [CONFIG / "gateway.yaml", *sorted((CONFIG / "examples").glob("*.yaml"))]
+
+pytestmark = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+def test_an_example_loads_without_a_warning_and_its_inline_tests_pass(file: Path) -> None:
+    config = load(file)
+    assert not config.warnings
+    outcomes = inline_tests.run(config)
+    assert outcomes, "an example shows by inline tests what it does"
+    assert [(outcome.name, outcome.problems) for outcome in outcomes if outcome.problems] == []
+
+
+def test_an_example_says_at_its_top_what_it_shows(file: Path) -> None:
+    assert file.read_text().startswith("# ")
+
+
+async def test_an_example_can_be_served(file: Path) -> None:
+    config = load(file)
+    free = tuple(
+        Listener(bind=Bind(host="127.0.0.1", port=0), name=listener.name)
+        for listener in config.listeners
+    )
+    async with Gateway(replace(config, listeners=free, admin=None)) as gateway:
+        assert set(gateway.addresses) == {listener.name for listener in config.listeners}
