@@ -28,7 +28,7 @@ log = logging.getLogger("gateway.serve")
 
 FAILED = 1
 FIRST_THRESHOLD = 50_000
-"""Allocations between two looks at young objects: a request's own die by themselves."""
+"""Allocations between two looks at young objects: those of a request die by themselves."""
 
 
 class CannotStart(Exception):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 20.0
@@ -409,6 +409,30 @@ def get(address: str, path: str, **headers: str) -> tuple[int, str]:
         connection.close()
 
 
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what must come soon."""
+    deadline = time.perf_counter() + PATIENCE
+    while not holds():
+        assert time.perf_counter() < deadline
+        time.sleep(0.01)
+
+
+def connected(process: Running) -> socket.socket:
+    """A connection to the first listener."""
+    host, _, port = process.address().rpartition(":")
+    return socket.create_connection((host, int(port)), PATIENCE)
+
+
+def takes_connections(address: str) -> bool:
+    """Whether somebody listens there."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), PATIENCE).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 SERVED = """
 listeners: [{bind: "127.0.0.1:0"}]
 admin: {bind: "127.0.0.1:0"}
@@ -436,9 +460,7 @@ def test_sighup_takes_the_new_configuration(served: Running, tmp_path: Path) -> 
     address = served.address()
     (tmp_path / "gateway.yaml").write_text(SERVED.replace("first", "second"))
     served.signal(signal.SIGHUP)
-    deadline = time.monotonic() + PATIENCE
-    while get(address, "/hello") != (200, "second"):
-        assert time.monotonic() < deadline
+    until(lambda: get(address, "/hello") == (200, "second"))
     served.signal(signal.SIGTERM)
     assert served.ended() == 0
 
@@ -449,9 +471,7 @@ def test_sighup_with_a_wrong_file_keeps_the_old_configuration_and_says_why(
     before = len(served.events)
     (tmp_path / "gateway.yaml").write_text(SERVED.replace("respond:", "respnd:"))
     served.signal(signal.SIGHUP)
-    deadline = time.monotonic() + PATIENCE
-    while "respnd" not in get(served.admin(), "/health")[1]:
-        assert time.monotonic() < deadline
+    until(lambda: "respnd" in get(served.admin(), "/health")[1])
     assert any("respnd" in json.dumps(event) for event in served.events[before:])
     assert "gateway_config_last_reload_successful 0" in get(served.admin(), "/metrics")[1]
     assert get(served.address(), "/hello") == (200, "first")
@@ -468,7 +488,7 @@ class Slow:
         self.answer = threading.Event()
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802 - the base class says so
+            def do_GET(self) -> None:
                 slow.asked.set()
                 slow.answer.wait(PATIENCE)
                 self.send_response(200)
@@ -513,13 +533,7 @@ def test_sigterm_lets_a_request_in_flight_finish_and_ends_with_0(
         client.start()
         assert slow.asked.wait(PATIENCE)
         process.signal(signal.SIGTERM)
-        deadline = time.monotonic() + PATIENCE
-        while True:  # until no new connections are taken
-            try:
-                get(address, "/hello")
-            except OSError:
-                break
-            assert time.monotonic() < deadline
+        until(lambda: not takes_connections(address))
         assert process.process.poll() is None
         slow.answer.set()
         client.join(PATIENCE)
@@ -530,7 +544,7 @@ def test_sigterm_lets_a_request_in_flight_finish_and_ends_with_0(
 def test_a_second_signal_ends_at_once_with_1(slow: Slow, tmp_path: Path) -> None:
     (tmp_path / "gateway.yaml").write_text(with_slow_route(slow))
     with running("run", cwd=tmp_path) as process:
-        client = socket.create_connection(tuple(process.address().rsplit(":", 1)))  # type: ignore[arg-type]
+        client = connected(process)
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
         assert slow.asked.wait(PATIENCE)
         process.signal(signal.SIGTERM)
@@ -551,10 +565,7 @@ def test_sigusr1_opens_the_access_log_again(served: Running, tmp_path: Path) -> 
     log, moved = tmp_path / "access.log", tmp_path / "access.log.1"
 
     def wait_for(path: Path, text: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not path.exists() or text not in path.read_text():
-            assert time.monotonic() < deadline, path
-            time.sleep(0.01)
+        until(lambda: path.exists() and text in path.read_text())
 
     get(served.address(), "/hello?before")
     wait_for(log, "before")
@@ -562,10 +573,7 @@ def test_sigusr1_opens_the_access_log_again(served: Running, tmp_path: Path) -> 
     get(served.address(), "/hello?moved")
     wait_for(moved, "moved")
     served.signal(signal.SIGUSR1)
-    deadline = time.monotonic() + PATIENCE
-    while not log.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(log.exists)
     get(served.address(), "/hello?after")
     wait_for(log, "after")
     assert "after" not in moved.read_text()
@@ -598,7 +606,7 @@ def test_healthcheck_asks_the_admin_listener(slow: Slow, tmp_path: Path) -> None
         with running("run", cwd=tmp_path) as process:
             well = gateway("healthcheck", cwd=tmp_path)
             assert (well.returncode, well.stdout) == (0, "ready\n")
-            with socket.create_connection(tuple(process.address().rsplit(":", 1))) as client:  # type: ignore[arg-type]
+            with connected(process) as client:
                 client.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
                 assert slow.asked.wait(PATIENCE)
                 slow.asked.clear()

@@ -1,4 +1,4 @@
-"""What holds for the repository as a whole: sizes, docstrings, public names, documents that are complete.
+"""What holds for the repository as a whole: sizes, docstrings, public names, complete documents.
 
 Rules of this file: it reads files; layers are checked by import-linter (`make check`).
 """
@@ -73,14 +73,14 @@ def test_links_between_documents_lead_somewhere(document: Path) -> None:
 
 def test_what_is_made_into_an_image_is_there() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
-    for line in re.findall(r"^COPY (?!--)(.+) \S+$", dockerfile, re.M):
+    for line in re.findall(r"^COPY (?!--)(.+) \S+$", dockerfile, re.MULTILINE):
         for name in line.split():
             assert (ROOT / name).exists(), name
 
 
 def test_make_knows_every_target_that_the_documents_name() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     named = {
         target
         for document in DOCUMENTS
