@@ -146,7 +146,7 @@ class ClientConnection(RequestHandler):
     """One connection of a client."""
 
     __slots__ = (
-        "_began_head", "_checked", "_chunked_tail", "_clock", "_head_bytes", "_idle_since", "_limits", "_made", "_server",
+        "_began_head", "_chunked_tail", "_clock", "_head_bytes", "_limits", "_made", "_server",
         "_timer", "address", "admitted", "handled", "long_head", "tls",
     )  # fmt: skip
 

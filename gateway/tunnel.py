@@ -374,7 +374,7 @@ class Pipe(asyncio.Protocol):
         self._goodbye_due = False
         self._gone = True
         other = self.other
-        if other.transport is not None:
+        if other.transport is not None and not other.transport.is_closing():
             other.transport.write(close_frame(_GOING_AWAY, mask=other._masks))
         self.release()
 
