@@ -30,7 +30,7 @@ class GatewayError(Exception):
 class ClientError(GatewayError):
     """The request, or the client, is at fault."""
 
-    proxy_error = "http_request_error"
+    proxy_error: ClassVar[str | None] = "http_request_error"
 
 
 class NoRoute(ClientError):

@@ -12,6 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from gateway import errors, headers, relay, tasks
+from gateway.config import effective
 from gateway.exchange import Exchange, Reply
 from gateway.middleware.edit_headers import RequestEdits, ResponseEdits
 from gateway.outbound import ResponseHead, request_fields, status_line
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawResponseMessage
 
     from gateway.client import Clients
-    from gateway.config import effective
     from gateway.middleware.base import Build
     from gateway.upstream.upstream import Target, Upstream
     from gateway.upstream.wire import Wire
@@ -75,11 +75,12 @@ class Forward:
     def __init__(self, route: effective.Route, build: Build, clients: Clients) -> None:
         policies, server = route.policies, build.config.server
         answer = route.answer
+        assert isinstance(answer, effective.Forward)
         self._clients = clients
         self._clock = build.clock
         self._branches = [
             (branch.weight, build.upstreams[branch.upstream]) for branch in answer.branches
-        ]  # type: ignore[union-attr]
+        ]
         self._only = self._branches[0][1] if len(self._branches) == 1 else None
         self._weights = sum(weight for weight, _ in self._branches)
         self._rewrite = compile_rewrite(route)

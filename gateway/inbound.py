@@ -87,17 +87,12 @@ def check(exchange: Exchange) -> None:
     if message.method == "CONNECT" or message.method == "TRACE":
         exchange.close = True
         raise errors.MethodNotAllowed(f"{message.method} is never forwarded", (("Allow", METHODS),))
-    authority = exchange.headers.get("Host")
-    target = message.path
+    target, authority = message.path, exchange.headers.get("Host")
     if target[:1] != "/":
         target, authority = _unusual_target(exchange, target, authority)
-    if authority is None:
-        if not exchange.http10:
-            exchange.close = True
-            raise errors.BadRequest("the Host field is missing")
-    else:
-        if authority not in _valid_hosts:
-            _check_host(exchange, authority)
+    if authority not in _valid_hosts:
+        _check_host(exchange, authority)
+    if authority is not None:
         exchange.authority = authority
     if "#" in target:
         raise errors.BadRequest("the request target has a fragment")
@@ -150,7 +145,12 @@ def _unusual_target(
     return rest, absolute[1]
 
 
-def _check_host(exchange: Exchange, authority: str) -> None:
+def _check_host(exchange: Exchange, authority: str | None) -> None:
+    if authority is None:
+        if exchange.http10:
+            return
+        exchange.close = True
+        raise errors.BadRequest("the Host field is missing")
     if _HOST.fullmatch(authority) is None:
         exchange.close = True
         raise errors.BadRequest("the Host field is not a host")

@@ -27,24 +27,16 @@ def request_fields(exchange: Exchange, table: FieldTable) -> bytes:
     Raises errors.BadRequest for a field that must not be forwarded.
     """
     lines: list[bytes] = []
-    named: list[bytes] | None = None
-    add = lines.append
+    named: list[bytes] = []
     for name, value in exchange.raw_headers:
         known = table[name]
-        if known.__class__ is bytes:
-            add(b"%b%b\r\n" % (known, value))
+        if isinstance(known, bytes):
+            lines.append(b"%b%b\r\n" % (known, value))
         elif known == headers.CONNECTION:
             if value not in _KEEP:
-                named = (named or []) + headers.tokens(value)
-        elif known == headers.LENGTH:
-            if exchange.length is not None:
-                add(b"Content-Length: %b\r\n" % value)
-        elif known == headers.TE:
-            exchange.wants_trailers = not exchange.http10 and b"trailers" in headers.tokens(value)
-        elif known == headers.MAX_FORWARDS:
-            add(b"%b: %b\r\n" % (name, _one_less(exchange.method, value)))
-        elif known == headers.REJECT:
-            raise errors.BadRequest("a field name with an underscore, or that is no token")
+                named += headers.tokens(value)
+        elif known > headers.HOST:
+            _special(exchange, known, name, value, lines)
     if named:
         lines = headers.without_named(lines, named)
     if exchange.length is None:
@@ -61,6 +53,18 @@ def request_fields(exchange: Exchange, table: FieldTable) -> bytes:
     return fields
 
 
+def _special(exchange: Exchange, known: int, name: bytes, value: bytes, lines: list[bytes]) -> None:
+    if known == headers.LENGTH:
+        if exchange.length is not None:
+            lines.append(b"Content-Length: %b\r\n" % value)
+    elif known == headers.TE:
+        exchange.wants_trailers = not exchange.http10 and b"trailers" in headers.tokens(value)
+    elif known == headers.MAX_FORWARDS:
+        lines.append(b"%b: %b\r\n" % (name, _one_less(exchange.method, value)))
+    elif known == headers.REJECT:
+        raise errors.BadRequest("a field name with an underscore, or that is no token")
+
+
 def _one_less(method: str, value: bytes) -> bytes:
     """Max-Forwards counts for OPTIONS only (RFC 9110 section 7.6.2; TRACE is never forwarded)."""
     if method == "OPTIONS" and value.isdigit() and 0 < len(value) <= 9:
@@ -71,7 +75,7 @@ def _one_less(method: str, value: bytes) -> bytes:
 class ResponseHead:
     """An upstream's final head, taken apart: the lines that pass and what frames the body."""
 
-    __slots__ = ("dated", "length", "lines", "upgrade")
+    __slots__ = ("_named", "chunked", "dated", "length", "lines", "upgrade")
 
     def __init__(self, message: RawResponseMessage, table: FieldTable, *, bodiless: bool) -> None:
         """`bodiless`: the answer to HEAD, or a 304, whose Content-Length is news and no framing.
@@ -79,50 +83,49 @@ class ResponseHead:
         Raises errors.UpstreamBadResponse for a head that can be read in two ways.
         """
         self.length: bytes | None = None
+        self.chunked = False
         self.upgrade = b""
         self.dated = False
-        coded = False
-        named: list[bytes] | None = None
-        lines: list[bytes] = []
-        add = lines.append
+        self._named: list[bytes] = []
+        self.lines = lines = []
         for name, value in message.raw_headers:
             known = table[name]
-            if known.__class__ is bytes:
-                add(b"%b%b\r\n" % (known, value))
-            elif known == headers.DATE:
-                if not self.dated:
-                    add(b"%b: %b\r\n" % (name, value))
-                self.dated = True
-            elif known == headers.LENGTH:
-                self._measure(value)
-            elif known == headers.CODING:
-                # The parser reads any other coding until the connection ends, and passing that on would corrupt it.
-                if coded or value.strip(b" \t").lower() != b"chunked":
-                    raise errors.UpstreamBadResponse("a transfer coding other than chunked")
-                coded = True
-            elif known == headers.CONNECTION:
-                if value not in _KEEP:
-                    named = (named or []) + headers.tokens(value)
-            elif known == headers.UPGRADE:
-                self.upgrade = value.lower()
-            elif known == headers.TRAILER:
-                add(b"%b: %b\r\n" % (name, value))
-            elif known == headers.REJECT:
-                raise errors.UpstreamBadResponse("a field name that is no token")
-        if coded and self.length is not None:
+            if isinstance(known, bytes):
+                lines.append(b"%b%b\r\n" % (known, value))
+            elif known:
+                self._special(known, name, value)
+        if self.chunked and self.length is not None:
             raise errors.UpstreamBadResponse("both a Content-Length and a transfer coding")
-        if named:
-            lines = headers.without_named(lines, named)
+        if self._named:
+            self.lines = lines = headers.without_named(lines, self._named)
         if not headers.clean(b"".join(lines), len(lines)):
             raise errors.UpstreamBadResponse("a field has a control byte")
         if bodiless and self.length is not None:
             lines.append(b"Content-Length: %b\r\n" % self.length)
-        self.lines = lines
 
-    def _measure(self, value: bytes) -> None:
-        if headers.content_length(value) is None or self.length not in (None, value):
-            raise errors.UpstreamBadResponse("the Content-Length is invalid, or there are two")
-        self.length = value
+    def _special(self, known: int, name: bytes, value: bytes) -> None:
+        if known == headers.LENGTH:
+            if headers.content_length(value) is None or self.length not in (None, value):
+                raise errors.UpstreamBadResponse("the Content-Length is invalid, or there are two")
+            self.length = value
+        elif known == headers.DATE:
+            if not self.dated:
+                self.lines.append(b"%b: %b\r\n" % (name, value))
+            self.dated = True
+        elif known == headers.CONNECTION:
+            if value not in _KEEP:
+                self._named += headers.tokens(value)
+        elif known == headers.CODING:
+            # The parser reads any other coding until the connection ends, and passing that on would corrupt it.
+            if self.chunked or value.strip(b" \t").lower() != b"chunked":
+                raise errors.UpstreamBadResponse("a transfer coding other than chunked")
+            self.chunked = True
+        elif known == headers.UPGRADE:
+            self.upgrade = value.lower()
+        elif known == headers.TRAILER:
+            self.lines.append(b"%b: %b\r\n" % (name, value))
+        elif known == headers.REJECT:
+            raise errors.UpstreamBadResponse("a field name that is no token")
 
 
 def status_line(status: int, phrase: str) -> bytes:

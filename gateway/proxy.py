@@ -115,11 +115,11 @@ class Proxy:
             return END
         body = reply.body
         if body.__class__ is relay.Download:
-            return await self._send_download(exchange, reply, body)
+            return await self._send_download(exchange, reply, body, transport)
         if body.__class__ is Switch:
-            return await self._send_switch(exchange, reply, body)
+            return await self._send_switch(exchange, reply, body, transport)
         head = self._head(exchange, reply)
-        if body.__class__ is bytes:
+        if isinstance(body, bytes):
             if reply.status in (204, 304):
                 transport.write(b"".join((*head, b"\r\n")))
             else:
@@ -128,14 +128,20 @@ class Proxy:
                 exchange.bytes_out = len(shown)
                 transport.write(b"".join((*head, shown)))
             return END if exchange.close else KEEP
-        return await self._send_blocks(exchange, head, body)
+        return await self._send_blocks(exchange, head, body, transport)
 
-    async def _send_blocks(self, exchange: Exchange, head: list[bytes], body: relay.Blocks) -> Sent:
+    async def _send_blocks(
+        self,
+        exchange: Exchange,
+        head: list[bytes],
+        body: relay.Blocks,
+        transport: asyncio.Transport,
+    ) -> Sent:
         """A file."""
         client = exchange.incoming.protocol
         blocks = body.blocks()
         try:
-            client.transport.write(b"".join((*head, b"Content-Length: %b\r\n\r\n" % body.length)))
+            transport.write(b"".join((*head, b"Content-Length: %b\r\n\r\n" % body.length)))
             if exchange.method != "HEAD":
                 idle = exchange.snapshot.config.server.limits.body_idle or math.inf
                 await relay.stream(exchange, client, blocks, self.clock, chunked=False, idle=idle)
@@ -152,10 +158,11 @@ class Proxy:
             await blocks.aclose()
         return END if exchange.close else KEEP
 
-    async def _send_download(self, exchange: Exchange, reply: Reply, body: relay.Download) -> Sent:
+    async def _send_download(
+        self, exchange: Exchange, reply: Reply, body: relay.Download, transport: asyncio.Transport
+    ) -> Sent:
         """An upstream's response: in one write if it is all there, else as it comes."""
         client = exchange.incoming.protocol
-        transport = client.transport
         if body.empty:
             release(exchange)
             transport.write(b"".join((*self._head(exchange, reply), b"\r\n")))
@@ -207,7 +214,9 @@ class Proxy:
         release(exchange)
         return END if exchange.close else KEEP
 
-    async def _send_switch(self, exchange: Exchange, reply: Reply, switch: Switch) -> Sent:
+    async def _send_switch(
+        self, exchange: Exchange, reply: Reply, switch: Switch, transport: asyncio.Transport
+    ) -> Sent:
         """The 101 goes out; from here on bytes pass both ways."""
         exchange.close = True
         client = exchange.incoming.protocol
@@ -217,7 +226,7 @@ class Proxy:
             b"\r\n",
         ]
         exchange.status, exchange.source = 101, "upstream"
-        client.transport.write(b"".join(head))
+        transport.write(b"".join(head))
         exchange.replied_at = self.clock.now()
         await tunnel(
             exchange, switch.wire, clock=self.clock, idle=switch.idle, max_age=switch.max_age,

@@ -186,7 +186,7 @@ class Download:
                 data = await payload.readany()
             except asyncio.CancelledError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - translated
                 raise wire.translate(error) from None
             wire.due = math.inf
             if not data:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gateway.middleware.base import Build
 
 
-def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
+def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:  # noqa: ARG001 - as every wrap
     """Refuse bodies that say they are too large; `forward` itself where there is no limit."""
     most = route.policies.body.max
     if most is None:

@@ -21,9 +21,10 @@ class Weighed(Protocol):
 
 
 T = TypeVar("T", bound=Weighed)
+_random = Random().random  # noqa: S311 - spread, not secrecy
 
 
-def two_choices(targets: Sequence[T], random: Callable[[], float] = Random().random) -> T:  # noqa: S311 - spread, not secrecy
+def two_choices(targets: Sequence[T], random: Callable[[], float] = _random) -> T:
     """Power of two choices: draw two by weight, take the one with fewer requests in flight for its weight."""
     first = _draw(targets, random)
     second = _draw([target for target in targets if target is not first] or targets, random)

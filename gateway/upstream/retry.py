@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from gateway import errors
-
 if TYPE_CHECKING:
+    from gateway import errors
     from gateway.clock import Clock
     from gateway.config import model
     from gateway.exchange import Exchange
