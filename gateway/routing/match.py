@@ -141,18 +141,35 @@ class Path:
             for segment, wanted in zip(segments, self.segments, strict=False)
         )
 
-    def capture(self, path: str, spelt: str) -> dict[str, str]:
-        """What the captures took of `path`, as it came (`spelt` is its canonical form, by which it
-        was matched).
+    def capturer(self) -> Callable[[str, str], dict[str, str]] | None:
+        """What takes captures out of (path as it came, its canonical form); None: there are none.
+
+        Captures are the bytes that came; the canonical form is what the path was matched by.
         """
+        if not self.captures:
+            return None
         if self.regex is not None:
-            found = self.regex.search(path) or self.regex.search(spelt)
-            return {name: text or "" for name, text in found.groupdict().items()} if found else {}
+            return _groups_of(self.regex)
+        if self.rest is None and len(self.names) == 1:
+            ((name, index),) = self.names
+            cuts = index + 1
+            return lambda path, _: {name: path.split("/", cuts)[index]}
+        return self._capture_segments
+
+    def _capture_segments(self, path: str, _: str) -> dict[str, str]:
         segments = path.split("/", len(self.segments))
         taken = {name: segments[index] for name, index in self.names}
         if self.rest is not None:
             taken[self.rest] = segments[-1] if len(segments) > len(self.segments) else ""
         return taken
+
+
+def _groups_of(regex: re.Pattern[str]) -> Callable[[str, str], dict[str, str]]:
+    def capture(path: str, spelt: str) -> dict[str, str]:
+        found = regex.search(path) or regex.search(spelt)
+        return {name: text or "" for name, text in found.groupdict().items()} if found else {}
+
+    return capture
 
 
 # ── hosts ───────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ UNRESERVED: Final = string.ascii_letters + string.digits + "-._~"
 SAFE: Final = "/!$&'()*+,;=:@"
 """What a path may hold besides unreserved characters (RFC 3986 section 3.3)."""
 
-_plain = re.compile(r"/[A-Za-z0-9/_.~!$&'()+,=:@-]*").fullmatch
+plain_characters = re.compile(r"/[A-Za-z0-9/_.~!$&'()+,=:@-]*").fullmatch
 _ODD = re.compile(r"%[0-9A-Fa-f]{2}|[^A-Za-z0-9/_.~!$&'()*+,;=:@-]")
 _TRIPLETS = {
     f"%{high}{low}": quote(bytes([int(high + low, 16)]), safe="")
@@ -35,7 +35,7 @@ def is_plain(path: str) -> bool:
     One run over a character class and two substring searches: this is asked for every request. A
     rare character more (`*`, or `OPTIONS *`) only means that the longer way is gone.
     """
-    return _plain(path) is not None and "//" not in path and "/." not in path
+    return plain_characters(path) is not None and "//" not in path and "/." not in path
 
 
 def canonical(path: str) -> str:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.routing.match import Request
 
 R = TypeVar("R")
+_plain = paths.plain_characters
 NO_CAPTURES: dict[str, str] = {}
 """Shared and never written: a route without captures costs nothing."""
 
@@ -37,7 +38,7 @@ class Entry(Generic[R]):
     """One route, compiled, with what was registered for it."""
 
     __slots__ = (
-        "captures",
+        "capture",
         "conditions",
         "hosts",
         "methods",
@@ -53,7 +54,7 @@ class Entry(Generic[R]):
         self.value = value
         self.hosts = tuple(host_pattern(host) for host in route.match.host)
         self.path = Path.compile(route.match.path)
-        self.captures = bool(self.path.captures)
+        self.capture = self.path.capturer()
         self.methods = methods_taken(route.match.methods)
         self.conditions = conditions(route.match.when)
         self.priority = route.match.priority
@@ -84,15 +85,17 @@ class Entry(Generic[R]):
 
 
 class Node(Generic[R]):
-    """One segment of the patterns below it."""
+    """One segment of the templates and prefixes of a host; its children are what may follow."""
 
-    __slots__ = ("entries", "literal", "wild")
+    __slots__ = ("literal", "prefixes", "templates", "wild")
 
     def __init__(self) -> None:
         self.literal: dict[str, Node[R]] = {}
         self.wild: Node[R] | None = None
-        self.entries: list[Entry[R]] = []
-        """The patterns that end here, best first."""
+        self.templates: list[Entry[R]] = []
+        """The templates that end here, best first."""
+        self.prefixes: list[Entry[R]] = []
+        """The prefixes that end here, best first."""
 
     def child(self, segment: str | None) -> Node[R]:
         """The node one segment further, made if need be."""
@@ -103,103 +106,92 @@ class Node(Generic[R]):
         return self.wild
 
 
-class Trie(Generic[R]):
-    """The templates, or the prefixes, of one host."""
-
-    __slots__ = ("depth", "root", "wild")
-
-    def __init__(self) -> None:
-        self.root: Node[R] = Node()
-        self.depth = 0
-        self.wild = False
-
-    def add(self, entry: Entry[R]) -> None:
-        """Insert a pattern; entries come best first."""
-        node = self.root
-        for segment in entry.path.segments:
-            node = node.child(segment)
-            self.wild = self.wild or segment is None
-        self.depth = max(self.depth, len(entry.path.segments))
-        node.entries.append(entry)
-
-    def whole(self, path: str) -> list[Entry[R]]:
-        """Patterns that take all of `path`, best first."""
-        found: list[Entry[R]] = []
-        # No further cut than the longest pattern: a path of thousands of slashes costs what a short
-        # one does.
-        _descend(self.root, path.split("/", self.depth), 0, found, prefixes=False)
-        return found
-
-    def above(self, path: str) -> list[Entry[R]]:
-        """Patterns that take the beginning of `path` up to a segment border, best first."""
-        segments = path.split("/", self.depth)
-        found: list[Entry[R]] = []
-        if self.wild:
-            _descend(self.root, segments, 0, found, prefixes=True)
-            return found
-        node: Node[R] | None = self.root
-        for segment in segments:
-            node = node.literal.get(segment)  # type: ignore[union-attr]
-            if node is None:
-                break
-            if node.entries:
-                found = node.entries + found if found else node.entries
-        return found
-
-
-def _descend(
-    node: Node[R], segments: list[str], at: int, found: list[Entry[R]], *, prefixes: bool
-) -> None:
-    """Literal before `{x}`, and for prefixes the longer before the shorter: the order of rank."""
-    if at < len(segments):
-        segment = segments[at]
-        child = node.literal.get(segment)
-        if child is not None:
-            _descend(child, segments, at + 1, found, prefixes=prefixes)
-        if node.wild is not None and segment:
-            _descend(node.wild, segments, at + 1, found, prefixes=prefixes)
-        if not prefixes:
-            return
-    found += node.entries
-
-
 class Tree(Generic[R]):
     """The path tables of one host."""
 
-    __slots__ = ("exact", "prefixes", "regexes", "templates")
+    __slots__ = ("depth", "exact", "regexes", "root")
 
     def __init__(self) -> None:
         self.exact: dict[str, list[Entry[R]]] = {}
-        self.templates: Trie[R] | None = None
-        self.prefixes: Trie[R] | None = None
+        self.root: Node[R] = Node()
+        self.depth = 0
+        """Segments of the longest template or prefix; 0: there is none."""
         self.regexes: list[Entry[R]] = []
 
     def add(self, entry: Entry[R]) -> None:
         """Register a route under its path; entries come best first."""
-        kind = entry.path.kind
-        if kind == "exact":
-            self.exact.setdefault("/".join(map(str, entry.path.segments)), []).append(entry)
-        elif kind == "template":
-            self.templates = self.templates or Trie()
-            self.templates.add(entry)
-        elif kind == "prefix":
-            self.prefixes = self.prefixes or Trie()
-            self.prefixes.add(entry)
-        else:
+        path = entry.path
+        if path.kind == "exact":
+            self.exact.setdefault("/".join(map(str, path.segments)), []).append(entry)
+        elif path.kind == "regex":
             self.regexes.append(entry)
+        else:
+            node = self.root
+            for segment in path.segments:
+                node = node.child(segment)
+            (node.templates if path.kind == "template" else node.prefixes).append(entry)
+            self.depth = max(self.depth, len(path.segments))
 
     def candidates(self, path: str) -> Iterator[Entry[R]]:
         """Every route of this host whose path fits, best first."""
-        exact = self.exact.get(path)
-        if exact is not None:
-            yield from exact
-        if self.templates is not None:
-            yield from self.templates.whole(path)
-        if self.prefixes is not None:
-            yield from self.prefixes.above(path)
+        yield from self.exact.get(path, ())
+        if self.depth:
+            yield from self.walk(path)
         for entry in self.regexes:
             if entry.path.matches(path):
                 yield entry
+
+    def walk(self, path: str) -> list[Entry[R]]:
+        """Templates, then prefixes that take `path`, best first.
+
+        The path is cut no further than the longest pattern is: thousands of slashes cost what a few
+        do. Where only one way leads on, it is gone without recursion.
+        """
+        segments = path.split("/", self.depth)
+        passed: list[list[Entry[R]]] = []
+        node = self.root
+        for at, segment in enumerate(segments):
+            child = node.literal.get(segment)
+            if node.wild is not None and segment:
+                if child is not None:
+                    templates: list[Entry[R]] = []
+                    prefixes: list[Entry[R]] = []
+                    _descend(node, segments, at, templates, prefixes)
+                    return _joined(templates, [*passed, prefixes])
+                child = node.wild
+            if node.prefixes:
+                passed.append(node.prefixes)
+            if child is None:
+                return _joined([], passed)
+            node = child
+        if node.prefixes:
+            passed.append(node.prefixes)
+        return _joined(node.templates, passed)
+
+
+def _joined(templates: list[Entry[R]], passed: list[list[Entry[R]]]) -> list[Entry[R]]:
+    """Templates first, then the prefixes, those of the deepest node first; copied if need be."""
+    if not passed:
+        return templates
+    if len(passed) == 1 and not templates:
+        return passed[0]
+    return templates + [entry for prefixes in reversed(passed) for entry in prefixes]
+
+
+def _descend(
+    node: Node[R], segments: list[str], at: int, templates: list[Entry[R]], prefixes: list[Entry[R]]
+) -> None:
+    """Literal before `{x}`, and of prefixes the longer before the shorter: the order of rank."""
+    if at < len(segments):
+        segment = segments[at]
+        child = node.literal.get(segment)
+        if child is not None:
+            _descend(child, segments, at + 1, templates, prefixes)
+        if segment and node.wild is not None:
+            _descend(node.wild, segments, at + 1, templates, prefixes)
+    else:
+        templates += node.templates
+    prefixes += node.prefixes
 
 
 class Router(Generic[R]):
@@ -232,16 +224,14 @@ class Router(Generic[R]):
         read two ways.
         """
         path = view.path
-        if not paths.is_plain(path):
+        if _plain(path) is None or "//" in path or "/." in path:
             return self._match_odd(view)
         entry = self._select(view, path)
         if entry is None:
             raise self._refusal(view, path)
-        return (
-            entry.value,
-            entry.path.capture(path, path) if entry.captures else NO_CAPTURES,
-            view.target,
-        )
+        capture = entry.capture
+        captures = NO_CAPTURES if capture is None else capture(path, path)
+        return entry.value, captures, view.target
 
     def candidates(self, host: str, path: str) -> Iterable[Entry[R]]:
         """Every route whose host and path fit, in order of rank. `path` is canonical."""
@@ -274,20 +264,26 @@ class Router(Generic[R]):
 
     def _match_odd(self, view: Request) -> tuple[R, dict[str, str], str]:
         entry, path, target = self.decide(view)
-        captures = (
-            entry.path.capture(path, paths.canonical(path)) if entry.captures else NO_CAPTURES
-        )
+        capture = entry.capture
+        captures = NO_CAPTURES if capture is None else capture(path, paths.canonical(path))
         return entry.value, captures, target
 
     def _select(self, view: Request, path: str) -> Entry[R] | None:
         method = view.method
         if method == "OPTIONS":
             method = asked_method(view)
-        for entry in self.candidates(view.host, path):
-            if (entry.methods is None or method in entry.methods) and (
-                not entry.conditions or entry.passes(view)
-            ):
-                return entry
+        if self._mixed:
+            return _first(self.candidates(view.host, path), view, method)
+        for tree in self._trees(view.host):
+            # What `Tree.candidates` yields, without a generator: this is the hot path.
+            exact = tree.exact.get(path)
+            if exact is not None and (found := _first(exact, view, method)) is not None:
+                return found
+            if tree.depth and (found := _first(tree.walk(path), view, method)) is not None:
+                return found
+            for entry in tree.regexes:
+                if entry.path.matches(path) and _first((entry,), view, method):
+                    return entry
         return None
 
     def _refusal(self, view: Request, path: str) -> errors.GatewayError:
@@ -300,11 +296,14 @@ class Router(Generic[R]):
         return errors.MethodNotAllowed(headers=(("Allow", allow_value(allowed)),))
 
     def _walk(self, host: str, path: str) -> Iterator[Entry[R]]:
+        for tree in self._trees(host):
+            yield from tree.candidates(path)
+
+    def _trees(self, host: str) -> tuple[Tree[R], ...]:
         trees = self._hosts.get(host)
         if trees is None:
-            trees = self._trees_of(host) if self._suffixes else self._unknown
-        for tree in trees:
-            yield from tree.candidates(path)
+            return self._trees_of(host) if self._suffixes else self._unknown
+        return trees
 
     def _trees_of(self, host: str) -> tuple[Tree[R], ...]:
         """The tables of the suffixes of `host`, the longest first, then that of any host."""
@@ -316,6 +315,16 @@ class Router(Generic[R]):
                 found.append(tree)
             dot = host.find(".", dot + 1)
         return (*found, self._any)
+
+
+def _first(entries: Iterable[Entry[R]], view: Request, method: str) -> Entry[R] | None:
+    """The first of `entries` that takes the method and whose conditions hold."""
+    for entry in entries:
+        if (entry.methods is None or method in entry.methods) and (
+            not entry.conditions or entry.passes(view)
+        ):
+            return entry
+    return None
 
 
 def allow_value(methods: Iterable[str]) -> str:

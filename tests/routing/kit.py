@@ -48,7 +48,7 @@ def view(target: str = "/", method: str = "GET", **rest: Any) -> View:
 
 
 def route(name: str = "r", path: str | None = "/*", line: int = 1, **rest: Any) -> effective.Route:
-    """A route; `regex=`, `host=`, `methods=`, `priority=`, `when=` and `rewrite=` as the model has them."""
+    """A route; `regex=`, `host=`, `methods=`, `priority=`, `when=`, `rewrite=` as in the model."""
     regex = rest.pop("regex", None)
     rewrite = rest.pop("rewrite", {})
     pattern = {"regex": regex} if regex is not None else {"text": path}

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import random
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import errors
-from gateway.routing.router import Router
 from tests.routing.kit import route, router, view, winner
+
+if TYPE_CHECKING:
+    import random
+
+    from gateway.routing.router import Router
 
 # ── path forms ──
 
