@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import html
 import json
-import mimetypes
 import re
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.exchange import Reply
+from gateway.middleware import conditional, respond, static
 from gateway.routing.template import Template
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ KEPT = frozenset((b"retry-after", b"www-authenticate", b"allow", b"set-cookie"))
 
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 _TOKEN = re.compile(r"[A-Za-z*][!#$%&'*+.^_`|~0-9A-Za-z:/-]*")
-_PLACEHOLDER = re.compile(r"\{\{|\{([a-z_.0-9-]+)(\|[^}]*)?\}")
 _OWN = frozenset(("status", "title", "reason", "detail", "type"))
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -60,7 +59,7 @@ class Pages:
         self._pages = {
             int(status): (
                 Path(page.file).read_bytes(),
-                _media_type(page.file),
+                static.media_type(page.file),
                 page.when_accepts.lower() if page.when_accepts else None,
             )
             for status, page in errors.pages.items()
@@ -72,7 +71,7 @@ class Pages:
         elif errors.format == "template":
             if errors.template is None:
                 raise ValueError("errors.format: template needs errors.template, a file")
-            self._type = _media_type(errors.template)
+            self._type = static.media_type(errors.template)
             escape = html.escape if self._type.startswith(b"text/html") else str
             self._body = _compile(Path(errors.template).read_text("utf-8"), escape)
 
@@ -125,32 +124,16 @@ class Pages:
 def accepts(values: list[str] | tuple[()], media_type: str) -> bool:
     """Whether Accept asks for `media_type` (lower-case): by its name or its `type/*`.
 
-    `*/*` asks for nothing in particular: programs send it, and they are better served by
-    problem+json.
+    `*/*` asks for nothing in particular: programs send it, and problem+json serves them better.
     """
+    wanted = conditional.weights(values)
     wildcard = media_type.partition("/")[0] + "/*"
-    verdicts: dict[str, bool] = {}
-    for value in values:
-        for part in value.split(","):
-            name, *parameters = (word.strip().lower() for word in part.split(";"))
-            verdicts[name] = not any(_is_zero(parameter) for parameter in parameters)
-    return verdicts.get(media_type, verdicts.get(wildcard, False))
-
-
-def _is_zero(parameter: str) -> bool:
-    return re.fullmatch(r"q=0(\.0{0,3})?", parameter) is not None
+    return wanted.get(media_type, wanted.get(wildcard, 0.0)) > 0
 
 
 def _problem(fields: dict[str, Any], exchange: Exchange) -> bytes:  # noqa: ARG001 - as templates
     """RFC 9457; escapes are ASCII, so a detail with stray bytes is still JSON."""
     return json.dumps(fields).encode("ascii") + b"\n"
-
-
-def _media_type(file: str) -> bytes:
-    kind = mimetypes.guess_type(file)[0] or "text/plain"
-    if kind.startswith("text/"):
-        kind += "; charset=utf-8"
-    return kind.encode("ascii")
 
 
 def _quoted(text: str) -> str:
@@ -160,25 +143,16 @@ def _quoted(text: str) -> str:
 def _compile(
     text: str, escape: Callable[[str], str]
 ) -> Callable[[dict[str, Any], Exchange], bytes]:
-    """A page with placeholders: request values, and the failure's `status title reason detail
-    type`.
-
-    Each placeholder is a template of its own, since only what it yields is escaped.
-    """
+    """A page with placeholders: the request's, and `status title reason detail type`."""
     parts: list[str | Callable[[dict[str, Any], Exchange], str]] = []
-    at = 0
-    for found in _PLACEHOLDER.finditer(text):
-        parts.append(text[at : found.start()])
-        at = found.end()
-        name, default = found.group(1), found.group(2)
-        if name is None:
-            parts.append("{")
+    for index, piece in enumerate(respond.pieces(text)):
+        name, _, default = piece.strip("{}").partition("|")
+        if index % 2 == 0:
+            parts.append(piece)
         elif name in _OWN:
-            parts.append(_own(name, (default or "|")[1:]))
+            parts.append(_own(name, default))
         else:
-            template = Template.compile(found.group(), where="text")
-            parts.append(_of_request(template))
-    parts.append(text[at:])
+            parts.append(_of_request(Template.compile(piece, where="text")))
 
     def page(fields: dict[str, Any], exchange: Exchange) -> bytes:
         shown = [

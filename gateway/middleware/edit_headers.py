@@ -158,7 +158,7 @@ def _is_under(path: str, prefix: str) -> bool:
 
 
 def _behind(location: str, target_name: str) -> str | None:
-    """What follows the authority of an absolute `location` if that is the target's own; else None."""
+    """What follows the authority of `location` if that is the target's own; else None."""
     try:
         parts = urlsplit(location)
         port = parts.port
