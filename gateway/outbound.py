@@ -39,6 +39,15 @@ def request_fields(exchange: Exchange, table: FieldTable) -> bytes:
             _special(exchange, known, name, value, lines)
     if named:
         lines = headers.without_named(lines, named)
+    _frame(exchange, lines)
+    fields = b"".join(lines)
+    if not headers.clean(fields, len(lines)):
+        raise errors.BadRequest("a field has a control byte")
+    return fields
+
+
+def _frame(exchange: Exchange, lines: list[bytes]) -> None:
+    """What this hop says for itself."""
     if exchange.length is None:
         lines.append(b"Transfer-Encoding: chunked\r\n")
     if exchange.upgrade:
@@ -47,10 +56,6 @@ def request_fields(exchange: Exchange, table: FieldTable) -> bytes:
     elif exchange.wants_trailers:
         lines.append(b"Connection: TE\r\n")
         lines.append(b"TE: trailers\r\n")
-    fields = b"".join(lines)
-    if not headers.clean(fields, len(lines)):
-        raise errors.BadRequest("a field has a control byte")
-    return fields
 
 
 def _special(exchange: Exchange, known: int, name: bytes, value: bytes, lines: list[bytes]) -> None:
@@ -87,7 +92,8 @@ class ResponseHead:
         self.upgrade = b""
         self.dated = False
         self._named: list[bytes] = []
-        self.lines = lines = []
+        lines: list[bytes] = []
+        self.lines = lines
         for name, value in message.raw_headers:
             known = table[name]
             if isinstance(known, bytes):
@@ -105,9 +111,7 @@ class ResponseHead:
 
     def _special(self, known: int, name: bytes, value: bytes) -> None:
         if known == headers.LENGTH:
-            if headers.content_length(value) is None or self.length not in (None, value):
-                raise errors.UpstreamBadResponse("the Content-Length is invalid, or there are two")
-            self.length = value
+            self._measure(value)
         elif known == headers.DATE:
             if not self.dated:
                 self.lines.append(b"%b: %b\r\n" % (name, value))
@@ -116,16 +120,25 @@ class ResponseHead:
             if value not in _KEEP:
                 self._named += headers.tokens(value)
         elif known == headers.CODING:
-            # The parser reads any other coding until the connection ends, and passing that on would corrupt it.
-            if self.chunked or value.strip(b" \t").lower() != b"chunked":
-                raise errors.UpstreamBadResponse("a transfer coding other than chunked")
-            self.chunked = True
+            self._code(value)
         elif known == headers.UPGRADE:
             self.upgrade = value.lower()
         elif known == headers.TRAILER:
             self.lines.append(b"%b: %b\r\n" % (name, value))
         elif known == headers.REJECT:
             raise errors.UpstreamBadResponse("a field name that is no token")
+
+
+    def _measure(self, value: bytes) -> None:
+        if headers.content_length(value) is None or self.length not in (None, value):
+            raise errors.UpstreamBadResponse("the Content-Length is invalid, or there are two")
+        self.length = value
+
+    def _code(self, value: bytes) -> None:
+        # The parser reads any other coding until the connection ends, and passing that on would corrupt it.
+        if self.chunked or value.strip(b" \t").lower() != b"chunked":
+            raise errors.UpstreamBadResponse("a transfer coding other than chunked")
+        self.chunked = True
 
 
 def status_line(status: int, phrase: str) -> bytes:

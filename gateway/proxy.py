@@ -219,7 +219,6 @@ class Proxy:
     ) -> Sent:
         """The 101 goes out; from here on bytes pass both ways."""
         exchange.close = True
-        client = exchange.incoming.protocol
         head = [
             status_line(101, reply.phrase.decode() or "Switching Protocols"),
             *reply.lines,
