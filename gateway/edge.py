@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 LINGER = 5.0
 """Seconds for which a client that still sends after an early answer is read, so that a reset does not destroy the answer."""
+SETTLING = 1.0
+"""Seconds in which the first request of a new connection may be on its way."""
 READ_BUFFER = 64 * 1024
 _NEVER = 86_400.0 * 365
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
@@ -296,6 +298,24 @@ class ClientConnection(RequestHandler):
         """aiohttp's own idle timer: `_overdue` does its work, on our clock."""
         self._keepalive_handle = None
 
+    # ── the end ──
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way, not even the first bytes of a request. A new connection counts as busy for a while."""
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self._messages or self._began_head:
+            return False
+        return self._request_count > 0 or self._clock.now() - self._made >= SETTLING
+
+    def close_if_idle(self) -> None:
+        """Close the connection if nothing is under way on it.
+
+        aiohttp's own `close` would make a busy connection deaf: the rest of an upload would never be read.
+        """
+        if self.idle:
+            self.force_close()
+
     # ── our answers to what is no request ──
 
     def _queue_error(self, error: errors.GatewayError) -> None:
@@ -371,6 +391,20 @@ class Server(web.Server):
         self.admission = admission
         self.on_dropped = on_dropped
         """Called for each connection that is dropped unread, above every limit."""
+
+    def pre_shutdown(self) -> None:
+        """Close what is idle: see `close_if_idle`."""
+        for connection in self.connections:
+            connection.close_if_idle()  # type: ignore[attr-defined]
+
+    async def end(self, patience: float) -> None:
+        """Close every connection, cancelling what is under way; cut what has not delivered its bytes in `patience` s."""
+        open_now = dict(self._connections)
+        for connection in open_now:
+            connection.force_close()
+        await asyncio.sleep(0)
+        async with asyncio.timeout(patience) as waiting:
+            pass
 
     def __call__(self) -> RequestHandler:
         # Not aiohttp's own: it falls back to defaults, decompression included, when an option is misspelt.

@@ -1,1 +1,9 @@
-"""middleware."""
+"""What stands around every route's answer: one module each, and this the one place that says in which order.
+
+The order is the product's promise, not the user's list; `gateway pipeline ROUTE` prints it.
+"""
+
+from gateway.middleware import access_log, body_limit, metrics, timeout
+
+BUILTIN = (metrics, access_log, timeout, body_limit)
+"""Outermost first."""

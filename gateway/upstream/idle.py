@@ -68,9 +68,7 @@ class Connections:
             raise
         self._counts.opened += 1
         wire.on_lost = self._lost
-        if self.closed:
-            wire.end()
-            raise errors.ConnectRefused("the upstream was taken out of the configuration")
+        # A request that was on its way when its target left the configuration is still served; the connection ends with it.
         return wire
 
     def give_back(self, wire: Wire) -> None:

@@ -54,6 +54,7 @@ class Upstream:
         self.name = name
         self.clock = clock
         self.meter = meter
+        meter.source = self
         self.targets: tuple[Target, ...] = ()
         self.budget = Budget(clock)
         self.settings: model.Upstream
@@ -69,16 +70,29 @@ class Upstream:
         flying = sum(target.in_flight for target in self.targets)
         return f"<Upstream {self.name}: {len(self.targets)} targets, {flying} in flight>"
 
-    def apply(self, settings: model.Upstream) -> None:
-        """Take new settings. Connections to targets that stay, with the same TLS settings, stay open."""
+    def pool_for(self, settings: model.Upstream) -> Pool:
+        """The pool for new settings: the present one, or a new one that is not in use yet.
+
+        Raises OSError, ssl.SSLError for certificates that can not be read.
+        """
         encrypted = any(target.url.startswith("https:") for target in settings.targets)
         if (
             self._pool is None
             or self._pool.tls != settings.tls
             or (encrypted and self._pool.context is True)
         ):
+            return Pool(settings.tls, encrypted=encrypted)
+        return self._pool
+
+    def apply(self, settings: model.Upstream, pool: Pool | None = None) -> None:
+        """Take new settings, with what `pool_for` has returned for them: then it can not fail.
+
+        Connections to targets that stay, with the same TLS settings, stay open.
+        """
+        pool = pool or self.pool_for(settings)
+        if pool is not self._pool:
             self.close()
-            self._pool, former = Pool(settings.tls, encrypted=encrypted), self._pool
+            self._pool, former = pool, self._pool
             if former is not None:
                 self._former.append(former)
         known = {target.url: target for target in self.targets if not target.connections.closed}
@@ -125,6 +139,8 @@ class Upstream:
     async def aclose(self) -> None:
         """End every connection at rest now, every other when its request ends; close the session."""
         self.close()
+        if self.meter.source is self:
+            self.meter.source = None
         for pool in [*self._former, self._pool]:
             if pool is not None:
                 await pool.aclose()

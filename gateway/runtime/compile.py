@@ -1,0 +1,190 @@
+"""A checked configuration becomes a Snapshot.
+
+Rules of this file: synchronous, and no I/O but reading files that the configuration names (error pages, certificates).
+Whatever can fail, fails here; what changes living things (an upstream's targets) is left with the claims and happens when
+the snapshot is swapped in. Every name is looked up here, once: a Snapshot is closures over what was found.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gateway import errors
+from gateway import middleware as middlewares
+from gateway.client import Clients
+from gateway.config import effective, model
+from gateway.exchange import Reply
+from gateway.middleware import redirect, respond, static
+from gateway.middleware.base import Build
+from gateway.middleware.edit_headers import ResponseEdits
+from gateway.observe.accesslog import AccessLog
+from gateway.pages import Pages
+from gateway.proxy import Forward
+from gateway.routing.router import Router
+from gateway.snapshot import Route, Snapshot
+from gateway.upstream.upstream import Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.clock import Clock
+    from gateway.exchange import Exchange, Handler
+    from gateway.observe.metrics import Metrics
+    from gateway.runtime.resources import Claims
+
+UNMATCHED = "_none"
+
+
+def snapshot(
+    config: effective.Config, claims: Claims, metrics: Metrics, clock: Clock
+) -> Snapshot:
+    """Compile `config` for the generation of `claims`.
+
+    Raises OSError, ValueError or ssl.SSLError for a file that the configuration names and that can not be read or used.
+    """
+    clients = claims.claim("clients", _digest(config.server), lambda: Clients(config.server))
+    build = Build(
+        config=config,
+        clock=clock,
+        metrics=metrics,
+        access_log=_access_log(config, claims, metrics, clock),
+        upstreams={
+            name: _upstream(wanted, claims, metrics, clock)
+            for name, wanted in config.upstreams.items()
+        },
+    )
+    compiler = _Compiler(build, clients)
+    routes = [(route, compiler.route(route)) for route in config.routes]
+    return Snapshot(
+        generation=claims.generation,
+        config=config,
+        router=Router(routes, config.server.ambiguous_paths),
+        clients=clients,
+        unmatched=compiler.unmatched(),
+        redirects=_redirects(config),
+        server_timing=config.observability.server_timing,
+    )
+
+
+def _digest(settings: model.Model) -> str:
+    """Equal settings, equal text; models that hold mappings have no hash."""
+    return settings.model_dump_json()
+
+
+def _access_log(
+    config: effective.Config, claims: Claims, metrics: Metrics, clock: Clock
+) -> AccessLog | None:
+    settings = config.observability.access_log
+    if settings is None:
+        return None
+    return claims.claim(
+        "access_log", _digest(settings), lambda: AccessLog(settings, clock, metrics)
+    )
+
+
+def _upstream(
+    wanted: effective.Upstream, claims: Claims, metrics: Metrics, clock: Clock
+) -> Upstream:
+    """The upstream of that name, which lives on with its connections; its new settings wait for the swap."""
+    settings = wanted.settings
+
+    def make() -> Upstream:
+        fresh = Upstream(wanted.name, clock, metrics.upstream(wanted.name))
+        fresh.apply(settings)
+        return fresh
+
+    upstream = claims.claim("upstream", wanted.name, make)
+    pool = upstream.pool_for(settings)  # reads certificates: what is wrong with them is found out now
+    claims.at_commit(functools.partial(upstream.apply, settings, pool))
+    return upstream
+
+
+def _redirects(config: effective.Config) -> dict[str, Callable[[Exchange], Reply | None]]:
+    return {
+        listener.name: redirect.to_https(listener.redirect_to_https, config)
+        for listener in config.listeners
+        if listener.redirect_to_https is not None
+    }
+
+
+class _Compiler:
+    """Routes into handlers, for one configuration."""
+
+    def __init__(self, build: Build, clients: Clients) -> None:
+        self._build = build
+        self._clients = clients
+        self._server_name = build.config.server.name
+        self._pages: list[tuple[model.Errors, Pages]] = []
+
+    def route(self, config: effective.Route) -> Route:
+        """A route with its answer and everything around it."""
+        build = replace(self._build, at_finish=[])
+        kind, answer = self._answer(config, build)
+        return self._wrapped(config, answer, kind, build, config)
+
+    def unmatched(self) -> Route:
+        """The stand-in for requests that no route takes, and for heads that were refused: counted and logged as any other."""
+        config = effective.Route(
+            name=UNMATCHED,
+            match=model.Match(),
+            answer=model.Respond(status=404),
+            # Nothing is forwarded, so nothing is limited but what the client's own limits say.
+            policies=model.Policies(errors=self._build.config.errors, body=model.Body(max=None)),
+            place=effective.Place("", 1, 1),
+            origins={},
+        )
+        return self._wrapped(config, _refuse, "refuse", replace(self._build, at_finish=[]), None)
+
+    def _wrapped(
+        self,
+        config: effective.Route,
+        answer: Handler,
+        kind: str,
+        build: Build,
+        shown: effective.Route | None,
+    ) -> Route:
+        handler = answer
+        stack = [kind]
+        for layer in reversed(middlewares.BUILTIN):
+            finishers = len(build.at_finish)
+            inner, handler = handler, layer.wrap(config, handler, build)
+            if handler is not inner or len(build.at_finish) > finishers:
+                stack.append(layer.__name__.rpartition(".")[2])
+        return Route(
+            name=config.name,
+            handler=handler,
+            at_finish=tuple(build.at_finish),
+            stack=tuple(reversed(stack)),
+            config=shown,
+            pages=self._pages_of(config.policies.errors),
+            edits=ResponseEdits.compile(config.policies.headers.response),
+        )
+
+    def _answer(self, config: effective.Route, build: Build) -> tuple[str, Handler]:
+        match config.answer:
+            case effective.Forward():
+                return "forward", Forward(config, build, self._clients)
+            case model.Static():
+                return "static", static.answer(config.answer, config, build)
+            case model.Redirect():
+                return "redirect", redirect.answer(config.answer, config, build)
+            case model.Respond():
+                return "respond", respond.answer(config.answer, config, build)
+
+    def _pages_of(self, settings: model.Errors) -> Pages:
+        """Most routes share the server's pages: each file is read once."""
+        for known, pages in self._pages:
+            if known == settings:
+                return pages
+        pages = Pages(settings, self._server_name)
+        self._pages.append((settings, pages))
+        return pages
+
+
+async def _refuse(exchange: Exchange) -> Reply:
+    refusal = exchange.refusal
+    if isinstance(refusal, Reply):
+        return refusal
+    raise refusal if refusal is not None else errors.NoRoute()
