@@ -398,13 +398,19 @@ class Server(web.Server):
             connection.close_if_idle()  # type: ignore[attr-defined]
 
     async def end(self, patience: float) -> None:
-        """Close every connection, cancelling what is under way; cut what has not delivered its bytes in `patience` s."""
-        open_now = dict(self._connections)
-        for connection in open_now:
+        """Close every connection, which cancels what is under way on it.
+
+        What has not delivered its last bytes after `patience` seconds is cut.
+        """
+        for connection in self.connections:
             connection.force_close()
-        await asyncio.sleep(0)
-        async with asyncio.timeout(patience) as waiting:
-            pass
+        until = self.clock.now() + patience
+        while self._connections and self.clock.now() < until:
+            await asyncio.sleep(0.01)
+        for transport in [*self._connections.values()]:
+            transport.abort()
+        for _ in range(3):  # connection_lost, the handler's end, aiohttp's account of it
+            await asyncio.sleep(0)
 
     def __call__(self) -> RequestHandler:
         # Not aiohttp's own: it falls back to defaults, decompression included, when an option is misspelt.

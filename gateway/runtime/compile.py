@@ -1,8 +1,9 @@
 """A checked configuration becomes a Snapshot.
 
-Rules of this file: synchronous, and no I/O but reading files that the configuration names (error pages, certificates).
-Whatever can fail, fails here; what changes living things (an upstream's targets) is left with the claims and happens when
-the snapshot is swapped in. Every name is looked up here, once: a Snapshot is closures over what was found.
+Rules of this file: synchronous, and no I/O but reading files that the configuration names (error
+pages, certificates). Whatever can fail, fails here; what changes living things (an upstream's
+targets) is left with the claims and happens when the snapshot is swapped in. Every name is looked
+up here, once: a Snapshot is closures over what was found.
 """
 
 from __future__ import annotations
@@ -11,17 +12,15 @@ import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gateway import errors
 from gateway import middleware as middlewares
 from gateway.client import Clients
 from gateway.config import effective, model
-from gateway.exchange import Reply
 from gateway.middleware import redirect, respond, static
 from gateway.middleware.base import Build
 from gateway.middleware.edit_headers import ResponseEdits
 from gateway.observe.accesslog import AccessLog
 from gateway.pages import Pages
-from gateway.proxy import Forward
+from gateway.proxy import Forward, unmatched
 from gateway.routing.router import Router
 from gateway.snapshot import Route, Snapshot
 from gateway.upstream.upstream import Upstream
@@ -30,19 +29,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.clock import Clock
-    from gateway.exchange import Exchange, Handler
+    from gateway.exchange import Exchange, Handler, Reply
     from gateway.observe.metrics import Metrics
     from gateway.runtime.resources import Claims
 
 UNMATCHED = "_none"
 
 
-def snapshot(
-    config: effective.Config, claims: Claims, metrics: Metrics, clock: Clock
-) -> Snapshot:
+def snapshot(config: effective.Config, claims: Claims, metrics: Metrics, clock: Clock) -> Snapshot:
     """Compile `config` for the generation of `claims`.
 
-    Raises OSError, ValueError or ssl.SSLError for a file that the configuration names and that can not be read or used.
+    Raises OSError, ValueError or ssl.SSLError for a file that the configuration names and that can
+    not be read or used.
     """
     clients = claims.claim("clients", _digest(config.server), lambda: Clients(config.server))
     build = Build(
@@ -87,7 +85,9 @@ def _access_log(
 def _upstream(
     wanted: effective.Upstream, claims: Claims, metrics: Metrics, clock: Clock
 ) -> Upstream:
-    """The upstream of that name, which lives on with its connections; its new settings wait for the swap."""
+    """The upstream of that name, which lives on with its connections; its new settings wait for the
+    swap.
+    """
     settings = wanted.settings
 
     def make() -> Upstream:
@@ -96,7 +96,9 @@ def _upstream(
         return fresh
 
     upstream = claims.claim("upstream", wanted.name, make)
-    pool = upstream.pool_for(settings)  # reads certificates: what is wrong with them is found out now
+    pool = upstream.pool_for(
+        settings
+    )  # reads certificates: what is wrong with them is found out now
     claims.at_commit(functools.partial(upstream.apply, settings, pool))
     return upstream
 
@@ -125,7 +127,9 @@ class _Compiler:
         return self._wrapped(config, answer, kind, build, config)
 
     def unmatched(self) -> Route:
-        """The stand-in for requests that no route takes, and for heads that were refused: counted and logged as any other."""
+        """The stand-in for requests that no route takes, and for heads that were refused: counted
+        and logged as any other.
+        """
         config = effective.Route(
             name=UNMATCHED,
             match=model.Match(),
@@ -135,7 +139,7 @@ class _Compiler:
             place=effective.Place("", 1, 1),
             origins={},
         )
-        return self._wrapped(config, _refuse, "refuse", replace(self._build, at_finish=[]), None)
+        return self._wrapped(config, unmatched, "refuse", replace(self._build, at_finish=[]), None)
 
     def _wrapped(
         self,
@@ -159,7 +163,11 @@ class _Compiler:
             stack=tuple(reversed(stack)),
             config=shown,
             pages=self._pages_of(config.policies.errors),
-            edits=ResponseEdits.compile(config.policies.headers.response),
+            edits=ResponseEdits.compile(
+                config.policies.headers.response,
+                strip_prefix=config.policies.rewrite.strip_prefix or "",
+                add_prefix=config.policies.rewrite.add_prefix or "",
+            ),
         )
 
     def _answer(self, config: effective.Route, build: Build) -> tuple[str, Handler]:
@@ -181,10 +189,3 @@ class _Compiler:
         pages = Pages(settings, self._server_name)
         self._pages.append((settings, pages))
         return pages
-
-
-async def _refuse(exchange: Exchange) -> Reply:
-    refusal = exchange.refusal
-    if isinstance(refusal, Reply):
-        return refusal
-    raise refusal if refusal is not None else errors.NoRoute()

@@ -1,8 +1,10 @@
-"""Bound addresses: TCP and unix sockets, opened before a configuration is swapped in and closed after.
+"""Bound addresses: TCP and unix sockets, opened before a configuration is swapped in and closed
+after.
 
-Rules of this file: sockets are bound here by hand, so that a failure names the listener and says what to do, so that one
-name with several addresses gets one port, and so that nothing is accepted before the swap. A socket whose bind has not
-changed is never touched by a reload: not one connection in its queue is lost.
+Rules of this file: sockets are bound here by hand, so that a failure names the listener and says
+what to do, so that one name with several addresses gets one port, and so that nothing is accepted
+before the swap. A socket whose bind has not changed is never touched by a reload: not one
+connection in its queue is lost.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 import stat
 from pathlib import Path
@@ -116,7 +117,9 @@ class Bound:
             path.chmod(int(mode, 8))  # before listen(): nobody could connect with the former mode
 
     def _remove_stale(self, path: Path) -> None:
-        """Remove what a killed process left behind; never a live socket nor anything that is no socket."""
+        """Remove what a killed process left behind; never a live socket nor anything that is no
+        socket.
+        """
         try:
             status = path.lstat()
         except FileNotFoundError:
@@ -138,7 +141,7 @@ class Bound:
         if inode is None or self.bind.unix is None:
             return
         with contextlib.suppress(OSError):
-            status = os.lstat(self.bind.unix)  # noqa: PTH116 - one call, no Path on the way
+            status = Path(self.bind.unix).lstat()
             if (status.st_dev, status.st_ino) == inode:
                 Path(self.bind.unix).unlink()
 
@@ -170,7 +173,8 @@ def _tcp_socket(family: int, address: tuple[object, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        # Connections of the last process that are in TIME_WAIT must not keep this one from starting.
+        # Connections of the last process that are in TIME_WAIT must not keep this one from
+        # starting.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             # `[::]` is IPv6 alone, so that it can stand beside `0.0.0.0`.
@@ -188,7 +192,9 @@ def _address(sock: socket.socket) -> str:
 
 
 class Binds:
-    """All that is bound; what a new configuration changes of it is first opened, then committed or given up."""
+    """All that is bound; what a new configuration changes of it is first opened, then committed or
+    given up.
+    """
 
     def __init__(self) -> None:
         self.bound: list[Bound] = []
@@ -246,7 +252,9 @@ class Change:
 
 
 def _same(left: Iterable[Bound], name: str, bind: model.Bind) -> Bound | None:
-    """The open one with this bind; port 0 is another port each time, so there the name tells them apart."""
+    """The open one with this bind; port 0 is another port each time, so there the name tells them
+    apart.
+    """
     for bound in left:
         if bound.bind == bind and (bind.port or bind.unix is not None or bound.name == name):
             return bound

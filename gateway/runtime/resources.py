@@ -1,9 +1,9 @@
 """What outlives a configuration: upstreams with their connections, log writers, the word in `Via`.
 
-Rules of this file: mark and sweep by generation, no reference counts. A compilation claims what it needs by kind and key
-and gets the same object as the last one did. Nothing that it made counts before `commit`, so that a compilation that
-fails leaves no trace. What no living generation claims any more is swept; a WebSocket that holds generation 7 open simply
-keeps the things of 7.
+Rules of this file: mark and sweep by generation, no reference counts. A compilation claims what it
+needs by kind and key and gets the same object as the last one did. Nothing that it made counts
+before `commit`, so that a compilation that fails leaves no trace. What no living generation claims
+any more is swept; a WebSocket that holds generation 7 open simply keeps the things of 7.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Resources:
         return Claims(self._entries, generation)
 
     def sweep(self, oldest: int) -> list[object]:
-        """Take out, and return, what no generation from `oldest` on has claimed; the caller closes it."""
+        """Take out, and return, what no generation from `oldest` on has claimed; the caller closes
+        it.
+        """
         gone = [key for key, entry in self._entries.items() if entry.generation < oldest]
         return [self._entries.pop(key).value for key in gone]
 
@@ -73,7 +75,9 @@ class Claims:
         return value
 
     def at_commit(self, change: Callable[[], None]) -> None:
-        """Call `change` when this generation is swapped in. It must not fail: what can fail belongs before."""
+        """Call `change` when this generation is swapped in. It must not fail: what can fail belongs
+        before.
+        """
         self._changes.append(change)
 
     def commit(self) -> None:

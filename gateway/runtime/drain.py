@@ -1,0 +1,117 @@
+"""A graceful end, in the order that load balancers and clients need.
+
+    ready_delay       ready is false, answers say `Connection: close`, clients are still accepted
+                      nobody is accepted any more; connections at rest are closed
+    grace             requests finish; what is left is cut
+    websocket_grace   WebSockets go on; then Close 1001 at the next frame boundary
+
+Rules of this file: time is the clock's; what is waited for is looked at every few milliseconds, for
+it happens once in the life of a process and must cost requests nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.config import model
+    from gateway.edge import ClientConnection
+    from gateway.runtime.gateway import Gateway
+
+log = logging.getLogger("gateway.runtime")
+
+LOOK = 0.02
+"""Seconds between two looks at what is under way."""
+FAREWELL = 2.0
+"""Seconds for WebSockets to answer the Close, and for what is cut to be gone."""
+
+
+class Drain:
+    """One graceful end of one Gateway."""
+
+    def __init__(self, gateway: Gateway, settings: model.Shutdown, delay: float) -> None:
+        self._gateway = gateway
+        self._proxy = gateway.proxy
+        self._clock = gateway.clock
+        self._delay = delay
+        self._grace = settings.grace
+        self._websocket_grace = (
+            settings.grace if settings.websocket_grace is None else settings.websocket_grace
+        )
+        self._began = False
+        self._over = asyncio.Event()
+
+    async def run(self) -> None:
+        """Drain; a second caller waits for the first."""
+        if self._began:
+            await self._over.wait()
+            return
+        self._began = True
+        try:
+            await self._drain()
+        finally:
+            self._over.set()
+
+    async def _drain(self) -> None:
+        clock = self._clock
+        log.info("draining", extra={"ready_delay": self._delay, "requests": self._proxy.in_flight})
+        self._proxy.draining = True
+        if self._delay:
+            await clock.sleep(self._delay)
+        await asyncio.sleep(0)  # whoever is in the queue has been accepted
+        self._gateway.stop_listening()
+        stopped = clock.now()
+        await self._until(
+            lambda: not self._requests(), stopped + min(self._grace, self._websocket_grace)
+        )
+        if self._websocket_grace < self._grace:
+            await self._end_tunnels(stopped + self._websocket_grace)
+            await self._end_requests(stopped + self._grace)
+        else:
+            await self._end_requests(stopped + self._grace)
+            await self._end_tunnels(stopped + self._websocket_grace)
+        log.info("drained", extra={"seconds": round(clock.now() - stopped, 3)})
+
+    async def _end_requests(self, deadline: float) -> None:
+        if await self._until(lambda: not self._requests(), deadline):
+            return
+        left = self._requests()
+        log.warning("grace_over", extra={"requests": len(left)})
+        for connection in left:
+            connection.force_close()
+        await self._until(lambda: not self._requests(), self._clock.now() + FAREWELL)
+
+    async def _end_tunnels(self, deadline: float) -> None:
+        if await self._until(lambda: not self._proxy.tunnels, deadline):
+            return
+        log.info("websocket_grace_over", extra={"websockets": len(self._proxy.tunnels)})
+        for tunnel in [*self._proxy.tunnels]:
+            tunnel.go_away()
+        await self._until(lambda: not self._proxy.tunnels, self._clock.now() + FAREWELL)
+
+    def _requests(self) -> list[ClientConnection]:
+        """Connections on which something other than a tunnel is under way; those at rest are
+        closed.
+        """
+        tunnelled = {tunnel.exchange.incoming.protocol for tunnel in self._proxy.tunnels}
+        busy: list[ClientConnection] = []
+        for server in self._gateway.servers:
+            server.pre_shutdown()
+            busy += [
+                one
+                for one in server.connections
+                if one.transport is not None and one not in tunnelled
+            ]
+        return busy
+
+    async def _until(self, done: Callable[[], object], deadline: float) -> bool:
+        """Look until `done`; False if the deadline came first."""
+        while not done():
+            if self._clock.now() >= deadline:
+                return False
+            await asyncio.sleep(LOOK)
+        return True
