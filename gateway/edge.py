@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aiohttp import StreamReader
     from aiohttp.http_parser import RawRequestMessage
 
+    from gateway.admission import Admission
     from gateway.clock import Clock, Timer
     from gateway.config import model
 
@@ -101,7 +102,7 @@ class Sent(web.StreamResponse):
         """Whether the connection may carry another request."""
         return self._keep
 
-    async def prepare(self, request: Any) -> None:  # type: ignore[override]
+    async def prepare(self, request: Any) -> None:
         """Nothing is left to do."""
 
     async def write_eof(self, data: bytes = b"") -> None:
@@ -110,38 +111,6 @@ class Sent(web.StreamResponse):
 
 KEEP = Sent(keep=True)
 END = Sent(keep=False)
-
-
-class Admission:
-    """How many connections there are, in all and from each address. One for all listeners of a worker."""
-
-    def __init__(self, limits: model.Limits) -> None:
-        self.total = 0
-        self.by_address: dict[str, int] = {}
-        self.apply(limits)
-
-    def apply(self, limits: model.Limits) -> None:
-        """Take new limits; connections that are there stay."""
-        self.most = math.inf if limits.connections is None else limits.connections
-        self.most_each = math.inf if limits.connections_per_ip is None else limits.connections_per_ip
-        # Beyond the limit a connection is told so; beyond this it is not even read.
-        self.ceiling = self.most + max(100.0, self.most / 10)
-
-    def enter(self, address: str) -> bool:
-        """Count a connection in; whether it is within the limits."""
-        self.total += 1
-        count = self.by_address.get(address, 0) + 1
-        self.by_address[address] = count
-        return self.total <= self.most and count <= self.most_each
-
-    def leave(self, address: str) -> None:
-        """Count a connection out."""
-        self.total -= 1
-        count = self.by_address[address] - 1
-        if count:
-            self.by_address[address] = count
-        else:
-            del self.by_address[address]
 
 
 class ClientConnection(RequestHandler):
@@ -309,11 +278,15 @@ class ClientConnection(RequestHandler):
         return self._request_count > 0 or self._clock.now() - self._made >= SETTLING
 
     def close_if_idle(self) -> None:
-        """Close the connection if nothing is under way on it.
-
-        aiohttp's own `close` would make a busy connection deaf: the rest of an upload would never be read.
-        """
+        """Close it if nothing is under way. aiohttp's own `close` makes a busy one deaf to the rest of an upload."""
         if self.idle:
+            self.force_close()
+
+    def cut(self) -> None:
+        """Cancel what is under way; its answer, if one can still be given, ends the connection."""
+        if self._task_handler is not None and self._request_in_progress:
+            self._task_handler.cancel()
+        else:
             self.force_close()
 
     # ── our answers to what is no request ──
@@ -392,16 +365,18 @@ class Server(web.Server):
         self.on_dropped = on_dropped
         """Called for each connection that is dropped unread, above every limit."""
 
+    @property
+    def connections(self) -> list[ClientConnection]:  # type: ignore[override]
+        """Every connection that is open."""
+        return [*self._connections]  # type: ignore[list-item]
+
     def pre_shutdown(self) -> None:
         """Close what is idle: see `close_if_idle`."""
         for connection in self.connections:
-            connection.close_if_idle()  # type: ignore[attr-defined]
+            connection.close_if_idle()
 
     async def end(self, patience: float) -> None:
-        """Close every connection, which cancels what is under way on it.
-
-        What has not delivered its last bytes after `patience` seconds is cut.
-        """
+        """Cancel what is under way and close every connection; break what has not gone in `patience` seconds."""
         for connection in self.connections:
             connection.force_close()
         until = self.clock.now() + patience

@@ -43,6 +43,8 @@ class Proxy:
         """The one pointer: a reload is one assignment to it."""
         self.clock = clock
         self.draining = False
+        self.ending: errors.GatewayError | None = None
+        """Why every task that is cancelled from now on is: the gateway ends."""
         self.in_flight = 0
         self.tunnels = Tunnels()
         """Upgraded connections that are open."""
@@ -84,10 +86,11 @@ class Proxy:
             except errors.GatewayError as error:
                 reply = _failed(exchange, error)
             except asyncio.CancelledError:
-                if exchange.fault is None:
+                fault = exchange.fault or self.ending
+                if fault is None:
                     raise
                 _uncancel()
-                reply = _failed(exchange, exchange.fault)
+                reply = _failed(exchange, fault)
             except Exception as bug:
                 log.exception(
                     "internal_error",
@@ -96,8 +99,9 @@ class Proxy:
                 reply = _failed(exchange, errors.InternalError(repr(bug)))
             return await self._send(exchange, reply)
         except asyncio.CancelledError:
-            _note(exchange, exchange.fault or errors.ClientClosed())
-            if exchange.fault is None or exchange.incoming.protocol.transport is None:
+            fault = exchange.fault or self.ending
+            _note(exchange, fault or errors.ClientClosed())
+            if fault is None or exchange.incoming.protocol.transport is None:
                 raise
             # A fault of ours cancelled it with the answer half out: break it off.
             _uncancel()

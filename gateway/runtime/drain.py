@@ -15,6 +15,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from gateway import errors
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -81,23 +83,24 @@ class Drain:
             return
         left = self._requests()
         log.warning("grace_over", extra={"requests": len(left)})
+        self._proxy.ending = errors.ShuttingDown("the time for requests in flight is over")
         for connection in left:
-            connection.force_close()
+            connection.cut()
         await self._until(lambda: not self._requests(), self._clock.now() + FAREWELL)
 
     async def _end_tunnels(self, deadline: float) -> None:
-        if await self._until(lambda: not self._proxy.tunnels, deadline):
+        if await self._until(lambda: not self._proxy.tunnels.open, deadline):
             return
-        log.info("websocket_grace_over", extra={"websockets": len(self._proxy.tunnels)})
-        for tunnel in [*self._proxy.tunnels]:
+        log.info("websocket_grace_over", extra={"websockets": len(self._proxy.tunnels.open)})
+        for tunnel in [*self._proxy.tunnels.open]:
             tunnel.go_away()
-        await self._until(lambda: not self._proxy.tunnels, self._clock.now() + FAREWELL)
+        await self._until(lambda: not self._proxy.tunnels.open, self._clock.now() + FAREWELL)
 
     def _requests(self) -> list[ClientConnection]:
         """Connections on which something other than a tunnel is under way; those at rest are
         closed.
         """
-        tunnelled = {tunnel.exchange.incoming.protocol for tunnel in self._proxy.tunnels}
+        tunnelled = {tunnel.exchange.incoming.protocol for tunnel in self._proxy.tunnels.open}
         busy: list[ClientConnection] = []
         for server in self._gateway.servers:
             server.pre_shutdown()

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from gateway import edge
+from gateway import edge, errors
+from gateway.admission import Admission
 from gateway.clock import Clock
-from gateway.config import effective, load, load_dict
+from gateway.config import effective
 from gateway.observe.lag import LoopLag
 from gateway.observe.metrics import Metrics
 from gateway.proxy import Proxy
@@ -97,7 +98,7 @@ class Gateway:
         self.last_reload: LastReload
         self.metrics: Metrics
         self.proxy: Proxy
-        self._admission: edge.Admission
+        self._admission: Admission
 
     # ── what others look at ──
 
@@ -150,7 +151,7 @@ class Gateway:
         config = await _load(self._source)
         self.metrics = Metrics(config.observability.metrics)
         self.proxy = Proxy(self.clock)
-        self._admission = edge.Admission(config.server.limits)
+        self._admission = Admission(config.server.limits)
         self._lag = LoopLag(self.clock, self.metrics)
         self.clock.start()
         try:
@@ -169,7 +170,8 @@ class Gateway:
         self._closed = True
         self.ready = False
         self._binds.close()
-        for tunnel in [*self.proxy.tunnels]:
+        self.proxy.ending = errors.ShuttingDown("the gateway was stopped")
+        for tunnel in [*self.proxy.tunnels.open]:
             tunnel.cut()
         for server in self.servers:
             await server.end(PATIENCE)
@@ -260,7 +262,7 @@ class Gateway:
             await bound.serve(self._factory(bound))
         self._let_go()
         if former_admin is not None and former_admin is not admin:
-            spawn(former_admin.cleanup(), "former admin")
+            _ = spawn(former_admin.cleanup(), "former admin")
 
     def _wanted(self, config: effective.Config) -> list[tuple[str, model.Bind]]:
         wanted: list[tuple[str, model.Bind]] = []
@@ -355,7 +357,7 @@ class Gateway:
         self._former = [snapshot for snapshot in self._former if snapshot.in_flight]
         oldest = min([snapshot.generation for snapshot in self._former] + [self.generation])
         if gone := self._resources.sweep(oldest):
-            spawn(resources.close(gone), "retire")
+            _ = spawn(resources.close(gone), "retire")
         for server in self._orphans:
             server.pre_shutdown()
         self._orphans = [server for server in self._orphans if server.connections]
@@ -380,6 +382,8 @@ class _LettingGo:
 async def _load(source: Source) -> effective.Config:
     if isinstance(source, effective.Config):
         return source
+    from gateway.config import load, load_dict
+
     if isinstance(source, Mapping):
         return load_dict(source)
     # Files, and YAML of any size, while others are served: not on the loop.
