@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from gateway import middleware as middlewares
 from gateway.client import Clients
 from gateway.config import effective, model
+from gateway.middleware import redirect, respond, static
 from gateway.middleware.base import Build
 from gateway.middleware.edit_headers import ResponseEdits
 from gateway.observe.accesslog import AccessLog
@@ -103,12 +104,8 @@ def _upstream(
 
 
 def _redirects(config: effective.Config) -> dict[str, Callable[[Exchange], Reply | None]]:
-    if not any(listener.redirect_to_https for listener in config.listeners):
-        return {}
-    from gateway.middleware import redirect
-
     return {
-        listener.name: redirect.to_https(listener.redirect_to_https, config)
+        listener.name: redirect.https_redirect(config, listener)
         for listener in config.listeners
         if listener.redirect_to_https is not None
     }
@@ -174,11 +171,9 @@ class _Compiler:
         )
 
     def _answer(self, config: effective.Route, build: Build) -> tuple[str, Handler]:
-        if isinstance(config.answer, effective.Forward):
-            return "forward", Forward(config, build, self._clients)
-        from gateway.middleware import redirect, respond, static
-
         match config.answer:
+            case effective.Forward():
+                return "forward", Forward(config, build, self._clients)
             case model.Static():
                 return "static", static.answer(config.answer, config, build)
             case model.Redirect():
