@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import edge
+from gateway.admission import Admission
 from gateway.config import model
 from gateway.exchange import Exchange
 from gateway.tunnel import FLUSH, GOODBYE, HALF_CLOSED, Frames, Tunnels, close_frame, tunnel
@@ -65,7 +66,7 @@ class Rig:
         self.options = {"idle": 300.0, "max_age": 1e9, "websocket": True, **options}
         self.exchanges: list[Exchange] = []
         self.ended = asyncio.Event()
-        self.admission = edge.Admission(model.Limits())
+        self.admission = Admission(model.Limits())
         self.server = edge.Server(
             self._handle, self._refuse, listener="main", limits=model.Limits(), clock=self.clock,
             admission=self.admission,
