@@ -143,8 +143,11 @@ def run(config: str | None, log_level: str) -> None:
 @config_option
 @level_option
 @click.option("--origin-only", is_flag=True, help="Start only the small origin.")
+@click.option("--origin-host", default="127.0.0.1", show_default=True)
 @click.option("--origin-port", type=click.IntRange(0, 65535), default=9000, show_default=True)
-def demo(config: str | None, log_level: str, origin_only: bool, origin_port: int) -> None:
+def demo(
+    config: str | None, log_level: str, origin_only: bool, origin_host: str, origin_port: int
+) -> None:
     """Serve a sample configuration in front of a small origin, to try things.
 
     The origin's address is in ${env:DEMO_ORIGIN} while the configuration is read.
@@ -156,7 +159,8 @@ def demo(config: str | None, log_level: str, origin_only: bool, origin_port: int
         return loaded(config or str(sample()))
 
     try:
-        sys.exit(demonstrate(None if origin_only else load, origin_port, log_level))
+        chosen = None if origin_only else load
+        sys.exit(demonstrate(chosen, origin_host, origin_port, log_level))
     except CannotStart as error:
         fail(str(error))
 

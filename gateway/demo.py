@@ -34,26 +34,28 @@ def sample() -> Path:
     return inside if inside.is_file() else here.parent / "config" / "gateway.yaml"
 
 
-def demonstrate(load: Callable[[], effective.Config] | None, port: int, level: str) -> int:
-    """Run the origin on `port` and a gateway on what `load` returns. Returns the exit code;
+def demonstrate(
+    load: Callable[[], effective.Config] | None, host: str, port: int, level: str
+) -> int:
+    """Run the origin, and a gateway on what `load` returns unless it is None. Returns the exit code;
     raises CannotStart.
     """
     logs.setup(level)
-    return in_loop(_demonstrate(load, port))
+    return in_loop(_demonstrate(load, host, port))
 
 
-async def _demonstrate(load: Callable[[], effective.Config] | None, port: int) -> int:
+async def _demonstrate(load: Callable[[], effective.Config] | None, host: str, port: int) -> int:
     # No time for those who linger: a stream of events that somebody still reads ends with the demo.
     runner = web.AppRunner(origin(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port)
+    site = web.TCPSite(runner, host, port)
     try:
         try:
             await site.start()
         except OSError as error:
             hint = "choose another with --origin-port"
             raise CannotStart(f"the origin cannot listen: {error.strerror}; {hint}") from error
-        host, bound = runner.addresses[0][:2]
+        bound = runner.addresses[0][1]
         address = f"http://{host}:{bound}"
         log.info("origin_listening", extra={"address": address})
         if load is None:

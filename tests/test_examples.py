@@ -1,4 +1,4 @@
-"""Every example is a configuration that loads, explains itself by inline tests, and can be served.
+"""Every example loads, explains itself by inline tests, and can be served.
 
 Rules of this file: a new file in config/examples/ is tested because it is there.
 """
@@ -16,9 +16,15 @@ from gateway.config import load
 from gateway.config.model import Bind, Listener
 
 CONFIG = Path(__file__).parent.parent / "config"
-FILES = [CONFIG / "gateway.yaml", *sorted((CONFIG / "examples").glob("*.yaml"))]
+FILES = [
+    CONFIG / "gateway.yaml",
+    CONFIG.parent / "deploy" / "gateway.yaml",
+    *sorted((CONFIG / "examples").glob("*.yaml")),
+]
 
-pytestmark = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+pytestmark = pytest.mark.parametrize(
+    "file", FILES, ids=lambda file: str(file.relative_to(CONFIG.parent))
+)
 
 
 def test_an_example_loads_without_a_warning_and_its_inline_tests_pass(file: Path) -> None:
