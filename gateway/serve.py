@@ -75,7 +75,7 @@ async def until_stopped(
     try:
         await gateway.__aenter__()
     except OSError as error:
-        raise CannotStart(f"cannot listen: {error.strerror or error}") from error
+        raise CannotStart(error.strerror or str(error)) from error
     try:
         for name, address in gateway.addresses.items():
             log.info("listening", extra={"listener": name, "address": address})
@@ -121,7 +121,7 @@ class Signals:
             return
         try:
             await self._gateway.reload()
-        except (ConfigError, OSError):
+        except (ConfigError, OSError, ValueError):
             return  # the gateway has logged and counted it, and serves what it served
         settle()
 
