@@ -114,7 +114,7 @@ class Signals:
         async def run() -> None:
             await work()
 
-        spawn(run(), "signal")
+        _ = spawn(run(), "signal")
 
     async def _reload(self) -> None:
         if self._stopping:
@@ -131,7 +131,7 @@ class Signals:
             logging.shutdown()
             os._exit(FAILED)
         self._stopping = True
-        spawn(self._drain(delay), "drain")
+        _ = spawn(self._drain(delay), "drain")
 
     async def _drain(self, delay: float | None) -> None:
         try:
