@@ -1,0 +1,1 @@
+"""How fast, beside others: figures by hand (`make bench`), and a budget of calls that tests hold."""
