@@ -6,11 +6,11 @@ Each effective value knows where it was written (`origins`), so that `explain` a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from gateway.config import model
 
@@ -42,6 +42,13 @@ class Problem:
     place: Place
     path: str  # such as routes[2].timeouts.idle
     message: str  # what is wrong, what was expected, the nearest known word
+
+    def __str__(self) -> str:
+        return (
+            f"{self.place}: {self.path}: {self.message}"
+            if self.path
+            else f"{self.place}: {self.message}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +99,9 @@ class Config:
     digest: str  # of all text that was read: 12 hex digits
     warnings: tuple[Problem, ...] = ()
     test_places: tuple[Place, ...] = ()
-    masked: Mapping[str, object] = field(default_factory=dict)  # the document in full form, secrets as ***
+    document: Callable[[], Mapping[str, object]] = dict
+
+    @property
+    def masked(self) -> Mapping[str, object]:
+        """The whole document in full form, made when asked: secrets and what `${file:…}` gave are ***."""
+        return self.document()

@@ -7,9 +7,15 @@ what was written is told from what is built in by `model_fields_set`. Seconds ar
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BeforeValidator, Field, model_validator
+
+from gateway.config import addresses
+from gateway.config.addresses import PathText, Method, Port, Url
+from gateway.config.forms import NULL, Model, around
+from gateway.config.nodes import Map, Seq, Text
 
 # The scalar types live in scalars.py; here only their Python side matters to readers:
 #   Duration = float seconds, Size = int bytes, ByteRate = float bytes a second, Share = float 0..1,
@@ -17,24 +23,24 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.config.scalars import (
     ByteRate,
     Duration,
+    FilePath,
     HostPattern,
     Network,
+    Regex,
     Secret,
     Share,
     Size,
+    Watched,
+    refuse,
 )
-
-
-class Model(BaseModel):
-    """Frozen, and closed: an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 # ── server ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class RequestId(Model):
+    short = "header"
+
     header: str = "X-Request-Id"
     trust: Literal["trusted_proxies", "all", "none"] = "trusted_proxies"
     echo: bool = True
@@ -72,25 +78,61 @@ class Server(Model):
 
 
 class RedirectToHttps(Model):
-    port: int = 443
+    short = "port"
+
+    port: Annotated[int, Field(ge=1, le=65535)] = 443
 
 
 class Bind(Model):
     """Where a listener listens: `host` and `port`, or `unix`."""
 
     host: str | None = None
-    port: int | None = None
-    unix: str | None = None
+    port: Port | None = None
+    unix: FilePath | None = None
     mode: str | None = None  # of the unix socket, octal, such as "0660"
+
+    @classmethod
+    def full_form(cls, value: Text | Seq) -> Map:
+        """`host:port` or `unix:/path`."""
+        if isinstance(value, Seq):
+            raise refuse("an address such as 127.0.0.1:8080 is wanted, not a list")
+        try:
+            parts = addresses.split_bind(value)
+        except ValueError as error:
+            raise refuse(str(error)) from None
+        return around(value, {key: value.derive(part) for key, part in parts.items()})
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.unix is None) == (self.port is None):
+            raise refuse("bind takes host and port, or unix: such as 127.0.0.1:8080")
+        if self.mode is not None and not re.fullmatch(r"0?[0-7]{3}", self.mode):
+            raise refuse(f"mode {self.mode!r} is not octal: write '0660'")
+        if self.mode is not None and self.unix is None:
+            raise refuse("mode is for unix sockets only")
+        return self
+
+    def __str__(self) -> str:
+        """As written in short form."""
+        if self.unix is not None:
+            return f"unix:{self.unix}"
+        host = self.host or ""
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
 class Listener(Model):
+    short = "bind"
+    later = frozenset({"tls", "proxy_protocol"})
+
     bind: Bind
     name: str = ""  # filled in by load: the bind as written
     redirect_to_https: RedirectToHttps | None = None
 
 
 class Admin(Model):
+    short = "bind"
+    later = frozenset({"write"})
+
     bind: Bind = Bind(host="127.0.0.1", port=9901)
     token: Secret | None = None
     metrics_token: bool = False
@@ -116,8 +158,10 @@ class LogFields(Model):
 
 
 class AccessLog(Model):
+    short = "format"
+
     format: str = "json"  # json | combined | a template
-    file: str | None = None
+    file: FilePath | None = None
     sample: Sample = Sample()
     fields: LogFields = LogFields()
 
@@ -130,13 +174,17 @@ class Observability(Model):
 
 
 class Page(Model):
-    file: str
+    short = "file"
+
+    file: FilePath
     when_accepts: str | None = None
 
 
 class Errors(Model):
+    short = "format"
+
     format: Literal["problem+json", "html", "template"] = "problem+json"
-    template: str | None = None  # a file with placeholders, for format: template
+    template: FilePath | None = None  # a file with placeholders, for format: template
     expose_reason: bool = False
     docs_url: str | None = None
     pages: dict[str, Page] = {}
@@ -147,15 +195,24 @@ class Errors(Model):
 
 
 class Timeouts(Model):
+    @classmethod
+    def off_form(cls, value: Text) -> dict[str, Any]:
+        """Every limit off."""
+        return dict.fromkeys(cls.model_fields, value)
+
     pool_wait: Duration | None = 1.0
     connect: Duration | None = 3.0
     first_byte: Duration | None = 30.0
-    idle: Duration | None = 60.0  # built in: 5 min for text/event-stream; a written value holds for both
+    idle: Duration | None = (
+        60.0  # built in: 5 min for text/event-stream; a written value holds for both
+    )
     total: Duration | None = None
 
 
 class Retry(Model):
-    max: int = 1
+    short = "max"
+
+    max: Annotated[int, Field(ge=0, le=10)] = 1
     on: tuple[str, ...] = ("connect", "reset_before_response")
     per_try: Duration | None = None
     budget: Share | None = 0.2
@@ -165,6 +222,16 @@ class Retry(Model):
 
 
 class Body(Model):
+    short = "max"
+    later = frozenset({"mode"})
+
+    @classmethod
+    def full_form(cls, value: Text | Seq) -> Map:
+        """`10MiB`, `unlimited`, `off`: the largest body."""
+        if isinstance(value, Seq):
+            raise refuse("a size such as 10MiB is wanted, not a list")
+        return around(value, {"max": value})
+
     max: Size | None = 10 * 1024 * 1024
     min_rate: ByteRate | None = None
 
@@ -191,26 +258,37 @@ class QueryEdits(Model):
 
 
 class RegexRewrite(Model):
-    match: str
-    replace: str
+    match: Regex
+    replace: Watched
 
 
 class Rewrite(Model):
-    strip_prefix: str | None = None
-    add_prefix: str | None = None
-    path: str | None = None
+    strip_prefix: Watched | None = None
+    add_prefix: Watched | None = None
+    path: Watched | None = None
     regex: RegexRewrite | None = None
     host: str | None = None
     query: QueryEdits = QueryEdits()
 
 
 class WebSocket(Model):
+    later = frozenset({"per_consumer", "max_message"})
+
     idle: Duration | None = 300.0
     max_age: Duration | None = None
 
 
 class Policies(Model):
     """What a route may set for itself or inherit. Effective values: built in, defaults, upstream, profiles, route."""
+
+    later = frozenset(
+        "auth allow rate_limit cors security_headers hsts csrf compress cache hedge deadline buffer validate mirror "
+        "importance slo fault plugins forward_credentials".split()
+    )
+    elsewhere = dict.fromkeys(
+        "balance sticky slow_start health eject panic circuit concurrency pool tls targets discover".split(),
+        "write it in an upstream",
+    )
 
     timeouts: Timeouts = Timeouts()
     retry: Retry | None = Retry()
@@ -227,11 +305,16 @@ class Policies(Model):
 
 
 class Target(Model):
-    url: str
+    short = "url"
+    later = frozenset({"labels", "backup"})
+
+    url: Url
     weight: Annotated[int, Field(ge=1)] = 1
 
 
 class Pool(Model):
+    short = "max"
+
     max: int | None = 100
     idle: Duration = 4.0
     max_age: Duration | None = None
@@ -239,15 +322,37 @@ class Pool(Model):
 
 class UpstreamTls(Model):
     verify: bool = True
-    ca: str | None = None
-    cert: str | None = None
-    key: str | None = None
+    ca: FilePath | None = None
+    cert: FilePath | None = None
+    key: FilePath | None = None
     server_name: str | None = None
 
 
+_LATER_BALANCE = ("random", "least_requests", "ewma")
+
+
+def _balance(value: object) -> object:
+    if isinstance(value, str) and (value in _LATER_BALANCE or value.startswith("hash:")):
+        raise refuse(f"balance: {value!s} is not supported yet: write p2c or round_robin")
+    if value not in ("p2c", "round_robin"):
+        raise refuse(f"{value!s} is no way to balance: write p2c or round_robin")
+    return str(value)
+
+
+Balance = Annotated[Literal["p2c", "round_robin"], BeforeValidator(_balance)]
+
+
 class Upstream(Model):
-    targets: tuple[Target, ...]
-    balance: Literal["p2c", "round_robin"] = "p2c"
+    later = frozenset(
+        "sticky slow_start health eject panic circuit concurrency discover buffer deadline hedge".split()
+    )
+    elsewhere = dict.fromkeys(
+        "body headers rewrite websocket upgrade access_log errors path host_match methods when use".split(),
+        "write it in the route, a profile or defaults",
+    )
+
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    balance: Balance = "p2c"
     pool: Pool = Pool()
     host: str = "pass"  # pass | target | a fixed name
     tls: UpstreamTls = UpstreamTls()
@@ -261,8 +366,16 @@ class Upstream(Model):
 class PathPattern(Model):
     """`path:` in full form: text (exact, template or prefix), or a regex."""
 
-    text: str | None = None
-    regex: str | None = None
+    short = "text"
+
+    text: PathText | None = None
+    regex: Regex | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.text is None) == (self.regex is None):
+            raise refuse("a path is a text such as /a/*, or {regex: '^/v1/'}")
+        return self
 
 
 class ValueTest(Model):
@@ -271,7 +384,29 @@ class ValueTest(Model):
     equals: str | None = None
     one_of: tuple[str, ...] | None = None
     present: bool | None = None  # False: must be absent
-    regex: str | None = None
+    regex: Regex | None = None
+
+    @classmethod
+    def full_form(cls, value: Text | Seq) -> Map:
+        """`present`, `absent`, a text that must be equal, or a list of them."""
+        if isinstance(value, Seq):
+            return around(value, {"one_of": value})
+        if value in ("present", "absent"):
+            word = value.derive("true" if value == "present" else "false")
+            return around(value, {"present": word})
+        if value.plain and value in NULL:
+            raise refuse("a text, a list, present, absent or {regex: …} is wanted")
+        return around(value, {"equals": value})
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(self.model_fields_set) != 1 or None in (
+            getattr(self, n) for n in self.model_fields_set
+        ):
+            raise refuse("exactly one of equals, one_of, present and regex is wanted")
+        if self.one_of == ():
+            raise refuse("this list is empty: nothing would match")
+        return self
 
 
 class When(Model):
@@ -288,7 +423,7 @@ class Match(Model):
 
     host: tuple[HostPattern, ...] = ()  # empty: any
     path: PathPattern = PathPattern(text="/*")
-    methods: tuple[str, ...] = ()  # empty: any
+    methods: tuple[Method, ...] = ()  # empty: any
     when: When = When()
     priority: int = 0
 
@@ -296,12 +431,16 @@ class Match(Model):
 class Branch(Model):
     """One arm of a `split`."""
 
+    later = frozenset({"labels", "sticky_by"})
+
     upstream: str
     weight: Annotated[int, Field(ge=1)]
 
 
 class Static(Model):
-    root: str
+    short = "root"
+
+    root: FilePath
     index: str | None = "index.html"
     fallback: str | None = None
     precompressed: tuple[Literal["br", "gzip", "zstd"], ...] = ()
@@ -310,11 +449,15 @@ class Static(Model):
 
 
 class Redirect(Model):
-    to: str
+    short = "to"
+
+    to: Watched
     status: Literal[301, 302, 303, 307, 308] = 308
 
 
 class Respond(Model):
+    short = "status"
+
     status: Annotated[int, Field(ge=200, le=599)] = 200
     headers: dict[str, str | None] = {}
     body: str | None = None
@@ -324,15 +467,37 @@ class Respond(Model):
 # ── inline tests ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
+
+
 class TestRequest(Model):
+    __test__ = False
+    later = frozenset({"auth", "claims", "consumer"})
+
     method: str
     url: str
     headers: dict[str, str] = {}
     body: str | None = None
     client_ip: str = "127.0.0.1"
 
+    @classmethod
+    def adjusted(cls, value: Map) -> Map:
+        """`get: URL` is `method: GET` and `url: URL`."""
+        asked = [key for key in value if key in _VERBS]
+        if len(asked) != 1 or "method" in value or "url" in value:
+            if asked or not {"method", "url"} <= value.keys():
+                raise refuse(f"a request has exactly one of {' '.join(_VERBS)}, such as get: URL")
+            return value
+        items: dict[str, Any] = {key: item for key, item in value.items() if key != asked[0]}
+        url = value[asked[0]]
+        if not isinstance(url, Text):
+            raise refuse(f"{asked[0]} takes a URL")
+        items |= {"method": url.derive(asked[0].upper()), "url": url}
+        return value.like(items)
+
 
 class TestExpect(Model):
+    __test__ = False
     route: str | None = None
     status: int | None = None
     reason: str | None = None

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
     import yaml
 
-ODD_KEY = (
-    "a key must be a text; a value that starts with { or [ needs quotes, such as path: '{id}'"
-)
+ODD_KEY = "a key must be a text; a value that starts with { or [ needs quotes, such as path: '{id}'"
 
 # What the parser says, what stands in the line from the mark on, what to say instead.
 _TRAPS: tuple[tuple[str, str, str], ...] = (

@@ -1,0 +1,103 @@
+"""The effective document as plain data, without what must not be shown.
+
+Rules of this file: a value is hidden by its type (`Secret`) or by where it came from (`${file:…}`), never by a list of names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gateway.config.forms import Model
+from gateway.config.merge import Origins
+from gateway.config.nodes import Map, Text, mapping
+from gateway.config.scalars import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.config import effective
+    from gateway.config.loading import Entry
+
+HIDDEN = "***"
+
+
+def below(key: str, raw: Any) -> Map:
+    """What is written, as the value of a key."""
+    at = (raw.source, raw.line, raw.column)
+    return mapping({key: raw}, raw.source, raw.line, raw.column, {key: at})
+
+
+def document(
+    config: effective.Config, sections: Mapping[str, Entry], listeners: list[Entry]
+) -> dict[str, object]:
+    """The whole configuration in full form."""
+
+    def section(name: str, value: Model | None) -> object:
+        entry = sections.get(name)
+        origins = Origins(((name, entry.raw),)) if entry is not None else None
+        return _plain(value, origins, ())
+
+    own = [Origins((("listener", entry.raw),)) for entry in listeners if entry.values is not None]
+    return {
+        "version": 1,
+        "server": section("server", config.server),
+        "listeners": [
+            _plain(listener, own[index] if index < len(own) else None, ())
+            for index, listener in enumerate(config.listeners)
+        ],
+        "admin": section("admin", config.admin),
+        "observability": section("observability", config.observability),
+        "errors": section("errors", config.errors),
+        "upstreams": {
+            name: _plain(upstream.settings, upstream.origins, ())
+            for name, upstream in config.upstreams.items()
+        },
+        "routes": [_route(route) for route in config.routes],
+        "tests": [_plain(test, None, ()) for test in config.tests],
+    }
+
+
+def _route(route: effective.Route) -> dict[str, object]:
+    from gateway.config import effective  # noqa: PLC0415 - types only elsewhere
+
+    made: dict[str, object] = {"name": route.name}
+    made |= _items(route.match, route.origins, ())
+    answer = route.answer
+    if isinstance(answer, effective.Forward):
+        made["split"] = [_plain(branch, None, ()) for branch in answer.branches]
+    else:
+        key = type(answer).__name__.lower()
+        made[key] = _plain(answer, route.origins, (key,))
+    return made | _items(route.policies, route.origins, ())
+
+
+def _items(value: Model, origins: Any, path: tuple[str | int, ...]) -> dict[str, object]:
+    fields = type(value).model_fields
+    return {
+        fields[name].alias or name: _plain(item, origins, (*path, fields[name].alias or name))
+        for name, item in value.__dict__.items()
+        if name in fields
+    }
+
+
+def _plain(value: Any, origins: Origins | None, path: tuple[str | int, ...]) -> object:
+    if isinstance(value, Model):
+        if origins is not None and not path and not value.__dict__:
+            return {}
+        return _items(value, origins, path)
+    if isinstance(value, dict):
+        return {key: _plain(item, origins, (*path, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, origins, (*path, index)) for index, item in enumerate(value)]
+    if isinstance(value, Secret) or _from_file(origins, path):
+        return HIDDEN
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return str(value)
+
+
+def _from_file(origins: Origins | None, path: tuple[str | int, ...]) -> bool:
+    if origins is None:
+        return False
+    found = origins.written(path)
+    return found is not None and isinstance(found[1], Text) and found[1].from_file

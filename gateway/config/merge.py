@@ -1,0 +1,156 @@
+"""Layers → effective values: built in, `defaults`, the upstream, profiles in order, the route.
+
+Rules of this file: every layer is in full form and valid before it is merged. Mappings merge by key (names of headers without
+regard to case), lists and scalars replace, off replaces all. `model_fields_set` of a result is the union of what was written.
+Equal layers are merged once: ten thousand routes without policies of their own share one result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gateway.config import model
+from gateway.config.effective import Origin
+from gateway.config.forms import Model, is_off
+from gateway.config.nodes import Map, Seq, Text
+
+if TYPE_CHECKING:
+    from gateway.config.nodes import Value
+
+M = TypeVar("M", bound=Model)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One layer: its name as `explain` prints it, the values, and the same as written."""
+
+    name: str
+    values: Model
+    raw: Map
+
+
+def merge(base: M, over: Model, raw: Any) -> M:
+    """`base` with what was written in `over`; keys that `base` does not have are left out."""
+    values = dict(base.__dict__)
+    written = set(base.model_fields_set)
+    fields = type(base).model_fields
+    for name in over.model_fields_set:
+        if name in fields:
+            below = raw.get(name) if isinstance(raw, Map) else None
+            values[name] = _merged(values[name], getattr(over, name), below)
+            written.add(name)
+    return type(base).model_construct(written, **values)
+
+
+def _merged(base: Any, over: Any, raw: Any) -> Any:
+    if isinstance(over, Model):
+        if isinstance(base, Model) and not (is_off(raw) and not over.model_fields_set):
+            return merge(base, over, raw)
+        return over
+    if isinstance(over, dict) and isinstance(base, dict) and not is_off(raw):
+        return merge_names(base, over)
+    return over
+
+
+def merge_names(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Two maps of free text by name, case-blind; None takes an inherited entry away."""
+    result = {name.lower(): (name, value) for name, value in base.items()}
+    for name, value in over.items():
+        result[name.lower()] = (name, value)
+    return {name: value for name, value in result.values() if value is not None}
+
+
+class Merger:
+    """Merges layers of policies, remembering what it has merged."""
+
+    def __init__(self, base: model.Policies) -> None:
+        self.base = base
+        self.known: dict[tuple[int, ...], model.Policies] = {}
+
+    def policies(self, layers: tuple[Layer, ...]) -> model.Policies:
+        """The effective policies of some layers, outermost first."""
+        if not layers:
+            return self.base
+        key = tuple(map(id, layers))
+        found = self.known.get(key)
+        if found is None:
+            below = self.policies(layers[:-1])
+            found = self.known[key] = merge(below, layers[-1].values, layers[-1].raw)
+        return found
+
+    def with_own(self, layers: tuple[Layer, ...], own: Layer) -> model.Policies:
+        """The same with a last layer that no other route has."""
+        below = self.policies(layers)
+        if own.values.model_fields_set.isdisjoint(model.Policies.model_fields):
+            return below
+        return merge(below, own.values, own.raw)
+
+
+class Origins(Mapping[str, Origin]):
+    """`timeouts.idle` → where it was written. Computed when asked: most routes are never explained."""
+
+    def __init__(self, layers: tuple[tuple[str, Map], ...]) -> None:
+        self.layers = layers
+        self._all: dict[str, Origin] | None = None
+
+    def written(self, parts: tuple[str | int, ...]) -> tuple[str, Value] | None:
+        """The layer that decides about a value, and the value as written: or what holds it in short form."""
+        for layer, raw in reversed(self.layers):
+            found = _follow(raw, parts)
+            if found is not None:
+                return layer, found
+        return None
+
+    def __getitem__(self, path: str) -> Origin:
+        found = self.written(tuple(path.split("."))) or self._flat(path)
+        if found is None:
+            raise KeyError(path)
+        return Origin(found[0], found[1].place)
+
+    def _flat(self, path: str) -> tuple[str, Value] | None:
+        """For names with a dot in them."""
+        for layer, raw in reversed(self.layers):
+            for name, value in _leaves(raw, ""):
+                if name.lower() == path.lower():
+                    return layer, value
+        return None
+
+    def __iter__(self) -> Iterator[str]:
+        if self._all is None:
+            self._all = {}
+            for layer, raw in self.layers:
+                for name, value in _leaves(raw, ""):
+                    for known in [one for one in self._all if one.startswith(f"{name}.")]:
+                        del self._all[known]
+                    self._all[name] = Origin(layer, value.place)
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _follow(raw: Value, parts: tuple[str | int, ...]) -> Value | None:
+    here: Any = raw
+    for part in parts:
+        if isinstance(here, Map):
+            key = part
+            if key not in here:
+                key = next((name for name in here if name.lower() == str(part).lower()), part)
+            if key not in here:
+                return None
+            here = here[key]
+        elif isinstance(here, Seq) and isinstance(part, int) and part < len(here):
+            here = here[part]
+        else:
+            break
+    return here if isinstance(here, Text | Map | Seq) else None
+
+
+def _leaves(raw: Value, path: str) -> Iterator[tuple[str, Value]]:
+    if isinstance(raw, Map) and (raw or not path):
+        for key, value in raw.items():
+            yield from _leaves(value, f"{path}.{key}" if path else key)
+    else:
+        yield path, raw

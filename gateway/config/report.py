@@ -1,0 +1,134 @@
+"""pydantic's findings → problems with a place, a path as written, and words for the person who wrote it.
+
+Rules of this file: a finding's `loc` is followed through the data as written as far as it goes; short forms end it early, and
+the tags that pydantic adds for unions are skipped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from gateway.config.effective import Problem
+from gateway.config.nodes import Map, Seq, Text
+from gateway.config.scalars import Trap
+
+if TYPE_CHECKING:
+    from gateway.config.effective import Place
+    from gateway.config.forms import Model
+
+M = TypeVar("M", bound="Model")
+
+
+class Context:
+    """What one loading gathers while values are read: problems, and texts that a comment follows."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        self.warnings: list[Problem] = []
+        self.comments: list[Text] = []
+
+    def read(self, kind: type[M], raw: Any, path: str) -> M | None:
+        """A model of what is written, or None: what is wrong is among the problems then."""
+        made: M | None = None
+        try:
+            made = kind.model_validate(raw, context=self)
+        except ValidationError as error:
+            found = {}
+            for one in error.errors(include_url=False, include_context=True):
+                problem = _problem(one, raw, path)
+                found.setdefault((problem.place, problem.path), problem)
+            self.problems.extend(found.values())
+        for written in self.comments:
+            self._commented(written, raw, path)
+        self.comments.clear()
+        return made
+
+    def _commented(self, written: Text, raw: Any, path: str) -> None:
+        comment = written.comment or ""
+        if len(comment) > 20:
+            comment = comment[:20] + "…"
+        message = (
+            f"{comment!r} after {str(written)!r} is a comment: if it belongs to the value, put both in "
+            "quotes; if not, write it in a line of its own"
+        )
+        where = path + (path_of(raw, written) or "")
+        self.warnings.append(Problem(written.place, where.lstrip("."), message))
+
+    def add(self, raw: Any, path: str, keys: tuple[str | int, ...], message: str) -> None:
+        """A problem at a key below what is written; at the nearest that exists."""
+        self.problems.append(Problem(*locate(raw, path, keys), message))
+
+    def warn(self, raw: Any, path: str, keys: tuple[str | int, ...], message: str) -> None:
+        """A warning at a key below what is written."""
+        self.warnings.append(Problem(*locate(raw, path, keys), message))
+
+
+def locate(
+    raw: Any, path: str, keys: tuple[str | int, ...], *, at_key: bool = False
+) -> tuple[Place, str]:
+    """The place and the path of the deepest part of `keys` that is written; `at_key`: of its key."""
+    here: Any = raw
+    place: Place = raw.place
+    for key in keys:
+        if isinstance(here, Map):
+            if key not in here and isinstance(key, str):
+                key = next((name for name in here if name.lower() == key.lower()), key)
+            if key not in here:
+                continue
+            path += f".{key}"
+            place = here.key_place(str(key)) if at_key else here[key].place
+            here = here[key]
+        elif isinstance(here, Seq) and isinstance(key, int) and key < len(here):
+            path += f"[{key}]"
+            here = here[key]
+            place = here.place
+    return place, path.lstrip(".")
+
+
+def path_of(raw: Any, wanted: Text) -> str | None:
+    """Where in what is written a text stands."""
+    if raw is wanted:
+        return ""
+    if isinstance(raw, Map):
+        for key, item in raw.items():
+            below = path_of(item, wanted)
+            if below is not None:
+                return f".{key}{below}"
+    elif isinstance(raw, Seq):
+        for index, item in enumerate(raw):
+            below = path_of(item, wanted)
+            if below is not None:
+                return f"[{index}]{below}"
+    return None
+
+
+def _problem(found: Any, raw: Any, path: str) -> Problem:
+    loc: tuple[str | int, ...] = found["loc"]
+    if found["type"] == "missing":
+        place, where = locate(raw, path, loc[:-1])
+        return Problem(place, where, f"{loc[-1]} is missing")
+    place, where = locate(raw, path, loc, at_key=found["type"] == "extra_forbidden")
+    return Problem(place, where, _message(found))
+
+
+def _message(found: Any) -> str:
+    value, kind, limits = found["input"], found["type"], found.get("ctx", {})
+    if isinstance(value, Trap):
+        return value.message
+    shown = "off" if value is None else str(value)
+    plain = {
+        "value": found["msg"],
+        "greater_than_equal": f"{shown} is too small: at least {limits.get('ge')} is wanted",
+        "less_than_equal": f"{shown} is too large: at most {limits.get('le')} is wanted",
+        "too_short": "this list is empty: at least one is wanted",
+        "string_type": "a text is wanted",
+        "dict_type": "a mapping is wanted",
+        "model_type": "a mapping is wanted",
+        "tuple_type": "a list is wanted",
+        "literal_error": f"{shown!r} is wrong here: {limits.get('expected')} is wanted",
+    }
+    if kind in plain:
+        return str(plain[kind])
+    return f"{found['msg']} (written: {shown!r})"

@@ -1,0 +1,96 @@
+"""The document as people write it: sections, and routes whose match, answer and policies stand side by side.
+
+Rules of this file: only what `load` takes apart; nothing after `merge` sees these models. The JSON Schema is made from them.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from gateway.config import model
+from gateway.config.addresses import Method
+from gateway.config.forms import Model
+from gateway.config.scalars import HostPattern, Watched
+
+ANSWERS = ("to", "split", "static", "redirect", "respond")
+LATER_ANSWERS = frozenset({"compose"})
+MATCH = ("host", "path", "methods", "when", "priority")
+
+
+class Profile(model.Policies):
+    """A named set of policies that routes `use:`."""
+
+    elsewhere: ClassVar[dict[str, str]] = {
+        **model.Policies.elsewhere,
+        **dict.fromkeys(
+            ("name", "use", *MATCH, *ANSWERS, "compose", "host"),
+            "profiles hold policies only; write it in the route",
+        ),
+    }
+
+
+class Defaults(model.Policies):
+    """Policies of every route, and what upstreams have in common."""
+
+    later: ClassVar[frozenset[str]] = model.Policies.later | model.Upstream.later
+    elsewhere: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(
+            ("name", "use", *MATCH, *ANSWERS, "compose"),
+            "defaults hold policies only; write it in the route",
+        ),
+        "targets": "write it in an upstream",
+    }
+
+    balance: model.Balance = Field("p2c", description="how upstreams choose a target")
+    pool: model.Pool = Field(model.Pool(), description="connections that upstreams keep")
+    host: str = Field("pass", description="the Host that upstreams see: pass, target or a name")
+    tls: model.UpstreamTls = Field(model.UpstreamTls(), description="TLS towards upstreams")
+
+
+class Route(model.Policies):
+    """Which requests, what answers them, and the policies around it."""
+
+    later: ClassVar[frozenset[str]] = model.Policies.later | LATER_ANSWERS
+
+    name: str | None = Field(
+        None, description="shown in logs and metrics; default HOST/PATH METHODS"
+    )
+    host: tuple[HostPattern, ...] = Field((), description="host names; none: any")
+    path: model.PathPattern = Field(
+        model.PathPattern(text="/*"), description="a path, a prefix, a template or a regex"
+    )
+    methods: tuple[Method, ...] = Field((), description="methods; none: any")
+    when: model.When = Field(model.When(), description="further conditions")
+    priority: int = Field(0, description="the highest wins before anything else is compared")
+    use: tuple[str, ...] = Field((), description="profiles, in this order")
+    to: tuple[Watched, ...] | None = Field(None, description="a URL, URLs, or an upstream's name")
+    split: tuple[model.Branch, ...] | None = Field(None, description="upstreams by weight")
+    static: model.Static | None = Field(None, description="files")
+    redirect: model.Redirect | None = Field(None, description="another address")
+    respond: model.Respond | None = Field(None, description="a fixed answer")
+
+
+class Document(Model):
+    """A configuration file."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"auth", "rate_limits", "stores", "plugins"})
+
+    version: Literal[1] = Field(1, description="of the language")
+    include: tuple[str, ...] = Field((), description="further files: names or globs")
+    server: model.Server = Field(model.Server(), description="what holds for all requests")
+    listeners: tuple[model.Listener, ...] = Field((), description="where clients connect")
+    admin: model.Admin | None = Field(model.Admin(), description="metrics, health and state")
+    observability: model.Observability = Field(model.Observability(), description="what is seen")
+    errors: model.Errors = Field(model.Errors(), description="what failures look like")
+    upstreams: dict[str, model.Upstream] = Field({}, description="named groups of targets")
+    profiles: dict[str, Profile] = Field({}, description="named sets of policies")
+    defaults: Defaults = Field(Defaults(), description="policies of every route")
+    routes: tuple[Route, ...] = Field((), description="which requests go where")
+    tests: tuple[model.InlineTest, ...] = Field((), description="what `gateway check` tries")
+
+
+INCLUDABLE = frozenset({"upstreams", "profiles", "routes", "tests"})
+NAMED = ("upstreams", "profiles")
+LISTS = ("routes", "tests", "listeners")
