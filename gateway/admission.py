@@ -1,7 +1,8 @@
 """How many connections clients may hold open, in all and each.
 
-Rules of this file: one count for all listeners of a worker; what is beyond the limits is told so, what is far beyond is not
-even read. Limits are replaced by a reload, connections that are there stay.
+Rules of this file: one count for all listeners of a worker; what is beyond the limits is told so,
+what is far beyond is not even read. Limits are replaced by a reload, connections that are there
+stay.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 
 class Admission:
-    """How many connections there are, in all and from each address. One for all listeners of a worker."""
+    """How many connections there are, in all and from each address. One for all listeners of a
+    worker.
+    """
 
     def __init__(self, limits: model.Limits) -> None:
         self.total = 0
@@ -24,7 +27,9 @@ class Admission:
     def apply(self, limits: model.Limits) -> None:
         """Take new limits; connections that are there stay."""
         self.most = math.inf if limits.connections is None else limits.connections
-        self.most_each = math.inf if limits.connections_per_ip is None else limits.connections_per_ip
+        self.most_each = (
+            math.inf if limits.connections_per_ip is None else limits.connections_per_ip
+        )
         # Beyond the limit a connection is told so; beyond this it is not even read.
         self.ceiling = self.most + max(100.0, self.most / 10)
 

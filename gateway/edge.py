@@ -199,7 +199,9 @@ class ClientConnection(RequestHandler):
             if message.chunked:
                 self._chunked_tail = data[-len(_LAST_CHUNK) :]
             elif payload is EMPTY_PAYLOAD and not data.endswith(b"\r\n\r\n") and not self._upgraded:
-                self._head_grows(data[data.rfind(b"\r\n\r\n") + 4 :])  # the next head has begun in the same segment
+                self._head_grows(
+                    data[data.rfind(b"\r\n\r\n") + 4 :]
+                )  # the next head has begun in the same segment
 
     def _waits_for_head(self) -> bool:
         """No request is under way whose body these bytes could be."""
@@ -221,7 +223,9 @@ class ClientConnection(RequestHandler):
     def _fail_body_under_way(self) -> None:
         """A bad chunk in a later segment: aiohttp queues the error behind the request whose body waits for ever."""
         request = self._current_request
-        payload = self._messages[-2][1] if len(self._messages) > 1 else getattr(request, "payload", None)
+        payload = (
+            self._messages[-2][1] if len(self._messages) > 1 else getattr(request, "payload", None)
+        )
         if payload is not None and not payload.is_eof():
             payload.set_exception(_BadBody("the body's framing is broken"))
 
@@ -300,7 +304,9 @@ class ClientConnection(RequestHandler):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    def _make_error_handler(
+        self, err_info: _ErrInfo
+    ) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         error = named(err_info.exc)
 
         async def refuse(request: Any) -> web.StreamResponse:
@@ -309,7 +315,11 @@ class ClientConnection(RequestHandler):
         return refuse
 
     def handle_error(
-        self, request: Any, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: Any,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
     ) -> web.StreamResponse:
         """The handler raised, which is a bug: it answers every failure itself. Say so and break the connection."""
         self.logger.error("handler_failed", exc_info=exc)
@@ -375,12 +385,17 @@ class Server(web.Server):
         for connection in self.connections:
             connection.close_if_idle()
 
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's name
+        """aiohttp's runner: what could finish has."""
+        await self.end(LINGER if timeout is None else min(timeout, LINGER))
+
     async def end(self, patience: float) -> None:
         """Cancel what is under way and close every connection; break what has not gone in `patience` seconds."""
         for connection in self.connections:
             connection.force_close()
-        until = self.clock.now() + patience
-        while self._connections and self.clock.now() < until:
+        for _ in range(int(patience * 100)):
+            if not self._connections:
+                return
             await asyncio.sleep(0.01)
         for transport in [*self._connections.values()]:
             transport.abort()
@@ -413,8 +428,14 @@ def _bound_unread(transport: asyncio.BaseTransport, seconds: float | None) -> No
     A client that never reads the last bytes would hold a closing socket for ever: no code of ours runs for it any more.
     """
     sock = transport.get_extra_info("socket")
-    if seconds is not None and sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18), int(seconds * 1000))
+    if (
+        seconds is not None
+        and sock is not None
+        and sock.family in (socket.AF_INET, socket.AF_INET6)
+    ):
+        sock.setsockopt(
+            socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18), int(seconds * 1000)
+        )
 
 
 def reset(transport: asyncio.Transport) -> None:

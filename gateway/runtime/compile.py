@@ -28,16 +28,24 @@ from gateway.upstream.upstream import Upstream
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic import BaseModel
+
     from gateway.clock import Clock
-    from gateway.exchange import Exchange, Handler, Reply
+    from gateway.exchange import Exchange, Finish, Handler, Reply
     from gateway.observe.metrics import Metrics
     from gateway.runtime.resources import Claims
 
 UNMATCHED = "_none"
 
 
-def snapshot(config: effective.Config, claims: Claims, metrics: Metrics, clock: Clock) -> Snapshot:
-    """Compile `config` for the generation of `claims`.
+def snapshot(
+    config: effective.Config,
+    claims: Claims,
+    metrics: Metrics,
+    clock: Clock,
+    at_finish: tuple[Finish, ...] = (),
+) -> Snapshot:
+    """Compile `config` for the generation of `claims`. `at_finish`: called for every exchange, too.
 
     Raises OSError, ValueError or ssl.SSLError for a file that the configuration names and that can
     not be read or used.
@@ -53,7 +61,7 @@ def snapshot(config: effective.Config, claims: Claims, metrics: Metrics, clock: 
             for name, wanted in config.upstreams.items()
         },
     )
-    compiler = _Compiler(build, clients)
+    compiler = _Compiler(build, clients, at_finish)
     routes = [(route, compiler.route(route)) for route in config.routes]
     return Snapshot(
         generation=claims.generation,
@@ -66,7 +74,7 @@ def snapshot(config: effective.Config, claims: Claims, metrics: Metrics, clock: 
     )
 
 
-def _digest(settings: model.Model) -> str:
+def _digest(settings: BaseModel) -> str:
     """Equal settings, equal text; models that hold mappings have no hash."""
     return settings.model_dump_json()
 
@@ -114,8 +122,9 @@ def _redirects(config: effective.Config) -> dict[str, Callable[[Exchange], Reply
 class _Compiler:
     """Routes into handlers, for one configuration."""
 
-    def __init__(self, build: Build, clients: Clients) -> None:
+    def __init__(self, build: Build, clients: Clients, at_finish: tuple[Finish, ...]) -> None:
         self._build = build
+        self._at_finish = at_finish
         self._clients = clients
         self._server_name = build.config.server.name
         self._pages: list[tuple[model.Errors, Pages]] = []
@@ -159,7 +168,7 @@ class _Compiler:
         return Route(
             name=config.name,
             handler=handler,
-            at_finish=tuple(build.at_finish),
+            at_finish=(*build.at_finish, *self._at_finish),
             stack=tuple(reversed(stack)),
             config=shown,
             pages=self._pages_of(config.policies.errors),

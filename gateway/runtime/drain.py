@@ -67,9 +67,6 @@ class Drain:
         await asyncio.sleep(0)  # whoever is in the queue has been accepted
         self._gateway.stop_listening()
         stopped = clock.now()
-        await self._until(
-            lambda: not self._requests(), stopped + min(self._grace, self._websocket_grace)
-        )
         if self._websocket_grace < self._grace:
             await self._end_tunnels(stopped + self._websocket_grace)
             await self._end_requests(stopped + self._grace)
@@ -79,14 +76,14 @@ class Drain:
         log.info("drained", extra={"seconds": round(clock.now() - stopped, 3)})
 
     async def _end_requests(self, deadline: float) -> None:
-        if await self._until(lambda: not self._requests(), deadline):
+        if await self._until(self._quiet, deadline):
             return
         left = self._requests()
         log.warning("grace_over", extra={"requests": len(left)})
         self._proxy.ending = errors.ShuttingDown("the time for requests in flight is over")
         for connection in left:
             connection.cut()
-        await self._until(lambda: not self._requests(), self._clock.now() + FAREWELL)
+        await self._until(self._quiet, self._clock.now() + FAREWELL)
 
     async def _end_tunnels(self, deadline: float) -> None:
         if await self._until(lambda: not self._proxy.tunnels.open, deadline):
@@ -96,25 +93,27 @@ class Drain:
             tunnel.go_away()
         await self._until(lambda: not self._proxy.tunnels.open, self._clock.now() + FAREWELL)
 
+    def _quiet(self) -> bool:
+        """Nothing but tunnels is under way, on our own connections or on those of a foreign server."""
+        return not self._requests() and self._proxy.in_flight <= len(self._proxy.tunnels.open)
+
     def _requests(self) -> list[ClientConnection]:
-        """Connections on which something other than a tunnel is under way; those at rest are
-        closed.
-        """
-        tunnelled = {tunnel.exchange.incoming.protocol for tunnel in self._proxy.tunnels.open}
-        busy: list[ClientConnection] = []
-        for server in self._gateway.servers:
-            server.pre_shutdown()
-            busy += [
-                one
-                for one in server.connections
-                if one.transport is not None and one not in tunnelled
-            ]
-        return busy
+        """Our own connections on which something other than a tunnel is under way."""
+        tunnels = {tunnel.exchange.incoming.protocol for tunnel in self._proxy.tunnels.open}
+        return [
+            connection
+            for server in self._gateway.servers
+            for connection in server.connections
+            if connection.transport is not None and connection not in tunnels
+        ]
 
     async def _until(self, done: Callable[[], object], deadline: float) -> bool:
-        """Look until `done`; False if the deadline came first."""
-        while not done():
+        """Look until `done`, closing what has come to rest; False if the deadline came first."""
+        while True:
+            for server in self._gateway.servers:
+                server.pre_shutdown()
+            if done():
+                return True
             if self._clock.now() >= deadline:
                 return False
             await asyncio.sleep(LOOK)
-        return True

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from gateway import edge, errors
+from gateway import edge, errors, guest
 from gateway.admission import Admission
 from gateway.clock import Clock
-from gateway.config import effective
+from gateway.config import effective, load, load_dict
 from gateway.observe.lag import LoopLag
 from gateway.observe.metrics import Metrics
 from gateway.proxy import Proxy
@@ -91,7 +91,7 @@ class Gateway:
         self._drain: Drain | None = None
         self._lag: LoopLag | None = None
         self._letting_go = _LettingGo(self)
-        self._closed = False
+        self._started = self._closed = False
         self.ready = False
         """Listening, and not draining."""
         self.generation = 0
@@ -148,7 +148,10 @@ class Gateway:
 
     async def start(self) -> None:
         """Load, compile, listen. Raises ConfigError, OSError; then nothing is left open."""
+        if self._started:
+            raise RuntimeError("a Gateway starts once: make another")
         config = await _load(self._source)
+        self._started = True
         self.metrics = Metrics(config.observability.metrics)
         self.proxy = Proxy(self.clock)
         self._admission = Admission(config.server.limits)
@@ -165,7 +168,7 @@ class Gateway:
 
     async def aclose(self) -> None:
         """Stop listening, cut what is under way, close everything. Idempotent."""
-        if self._closed:
+        if self._closed or not self._started:
             return
         self._closed = True
         self.ready = False
@@ -239,7 +242,9 @@ class Gateway:
         claims = self._resources.begin(self.generation + 1)
         change: Change | None = None
         try:
-            snapshot = compiler.snapshot(config, claims, self.metrics, self.clock)
+            snapshot = compiler.snapshot(
+                config, claims, self.metrics, self.clock, () if self._listen else (guest.note,)
+            )
             change = await self._binds.open(self._wanted(config))
             admin = await self._make_admin(config)
         except BaseException:
@@ -268,9 +273,14 @@ class Gateway:
         wanted: list[tuple[str, model.Bind]] = []
         if self._listen:
             wanted += [(one.name or describe(one.bind), one.bind) for one in config.listeners]
-        if config.admin is not None:
-            wanted.append((ADMIN, config.admin.bind))
+        if admin := self._admin_of(config):
+            wanted.append((ADMIN, admin.bind))
         return wanted
+
+    def _admin_of(self, config: effective.Config) -> model.Admin | None:
+        """The admin listener's settings. Inside somebody else's program it must be asked for."""
+        admin = config.admin
+        return admin if admin is not None and (self._listen or admin.model_fields_set) else None
 
     def _rebind(self, change: Change, limits: model.Limits) -> None:
         """Put the change of listeners in force, and the limits for connections to come."""
@@ -316,9 +326,10 @@ class Gateway:
 
     async def _make_admin(self, config: effective.Config) -> web.AppRunner | None:
         """The admin application for a configuration: the same one while its settings are the same."""
-        if config.admin is None:
+        admin = self._admin_of(config)
+        if admin is None:
             return None
-        if self._admin is not None and self.snapshot.config.admin == config.admin:
+        if self._admin is not None and self.snapshot.config.admin == admin:
             return self._admin
         from gateway.admin.api import application  # noqa: PLC0415 - a layer above: it looks at us
 
@@ -382,8 +393,6 @@ class _LettingGo:
 async def _load(source: Source) -> effective.Config:
     if isinstance(source, effective.Config):
         return source
-    from gateway.config import load, load_dict
-
     if isinstance(source, Mapping):
         return load_dict(source)
     # Files, and YAML of any size, while others are served: not on the loop.

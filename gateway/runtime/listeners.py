@@ -148,7 +148,7 @@ class Bound:
     def _error(self, number: int, why: str) -> ListenError:
         where = describe(self.bind)
         which = where if self.name in ("", where) else f"{self.name} ({where})"
-        return ListenError(number, f"cannot listen on {which}: {why}")
+        return ListenError(number, f"{which}: {why}")
 
 
 _IN_USE = "the address is in use: stop the program that listens there or choose another bind"
