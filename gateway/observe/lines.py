@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from multidict import istr
 
 from gateway.observe.masks import MASK, Masks
+from gateway.observe.metrics import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -112,17 +113,17 @@ def _json_line(masks: Masks, wall: Wall) -> Line:
         route, upstream, target = x.route.name, x.upstream, x.target_name
         return (
             f'{{"time":"{stamp()}"'
-            f',"request_id":{quote(x.request_id) if x.request_id else "null"}'
-            f',"trace_id":{quote(x.trace_id) if x.trace_id else "null"}'
-            f',"client_ip":{quote(x.client_ip) if x.client_ip else "null"}'
-            f',"method":{_quoted(x.method)}'
+            f',"request_id":{_word(x.request_id)}'
+            f',"trace_id":{_word(x.trace_id)}'
+            f',"client_ip":{_word(x.client_ip)}'
+            f',"method":{_METHODS.get(x.method) or _quoted(x.method)}'
             f',"host":{_quoted(x.host)}'
             f',"path":{_quoted(x.path)}'
             f',"query":{_quoted(mask_query(x.query)) if x.query else "null"}'
             f',"protocol":{_OLD if x.http10 else _NOW}'
             f',"status":{x.status}'
             f',"source":"{x.source}"'
-            f',"reason":{quote(x.reason) if x.reason else "null"}'
+            f',"reason":{_word(x.reason)}'
             f',"route":{names.get(route) or named(route)}'
             f',"upstream":{names.get(upstream) or named(upstream)}'
             f',"target":{names.get(target) or named(target)}'
@@ -145,6 +146,12 @@ def _all(_: str) -> str:
     return MASK
 
 
+def _word(word: str) -> str:
+    """JSON of what the gateway made or has checked: nothing in it needs an escape."""
+    return f'"{word}"' if word else "null"
+
+
+_METHODS = {method: f'"{method}"' for method in METHODS}
 _OLD, _NOW, _MASKED = '"HTTP/1.0"', '"HTTP/1.1"', f'"{MASK}"'
 
 
@@ -292,13 +299,15 @@ def _stamp(wall: Wall) -> Callable[[], str]:
 
     def stamp() -> str:
         nonlocal second, prefix
-        now = wall()
-        whole = int(now)
+        whole, milliseconds = divmod(int(wall() * 1000), 1000)
         if whole != second:
             second, prefix = whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-        return f"{prefix}.{int((now - whole) * 1000):03d}Z"
+        return prefix + _MILLISECONDS[milliseconds]
 
     return stamp
+
+
+_MILLISECONDS = tuple(f".{number:03d}Z" for number in range(1000))
 
 
 # ── escaping ──────────────────────────────────────────────────────────────────────────────────────
