@@ -17,6 +17,7 @@ from multidict import istr
 
 from gateway.observe.masks import MASK, Masks
 from gateway.observe.metrics import METHODS
+from gateway.routing.template import Template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,7 +60,7 @@ FIELDS = (
 
 USER_AGENT = istr("User-Agent")
 REFERER = istr("Referer")
-_PLACEHOLDER = re.compile(r"\{\{|\{([a-z_][a-z_.0-9-]*)(\|[^{}]*)?\}")
+_PLACEHOLDER = re.compile(r"\{\{|\{([a-z_.0-9-]+)(\|[^{}]*)?\}")
 
 
 def compile_line(settings: model.AccessLog, wall: Wall) -> Line:
@@ -244,8 +245,6 @@ def _or_default(value: Text, default: str) -> Text:
 
 def _value(name: str, masks: Masks) -> Text:
     """A placeholder of the configuration language."""
-    from gateway.routing.template import Template  # noqa: PLC0415
-
     render = Template.compile(f"{{{name}}}", where="text").render
     if not masks.hides(name):
         return render
@@ -263,9 +262,6 @@ def _values(masks: Masks, wall: Wall) -> dict[str, Text]:
             return lambda x: masks.url(x.headers.get(name, ""))
         return lambda x: x.headers.get(name, "")
 
-    def absent(_: Exchange) -> str:
-        return ""
-
     return {
         "time": lambda _: stamp(),
         "trace_id": lambda x: x.trace_id,
@@ -275,7 +271,6 @@ def _values(masks: Masks, wall: Wall) -> dict[str, Text]:
         "status": lambda x: str(x.status),
         "source": lambda x: x.source,
         "reason": lambda x: x.reason,
-        "consumer": absent,
         "duration_ms": lambda x: f"{(x.ended - x.began) * 1000:.3f}",
         "overhead_ms": lambda x: _milliseconds(x, x.sent_at - x.began + x.replied_at - x.head_at),
         "upstream_ms": lambda x: _milliseconds(x, x.head_at - x.sent_at),
@@ -285,7 +280,6 @@ def _values(masks: Masks, wall: Wall) -> dict[str, Text]:
         "user_agent": header(USER_AGENT),
         "referer": header(REFERER),
         "header.referer": header(REFERER),
-        "tls": absent,
     }
 
 

@@ -1,0 +1,275 @@
+"""The admin listener: what the gateway knows of itself, over HTTP and read-only.
+
+Rules of this file: it asks a gateway and changes nothing. Everything but the index and the metrics
+is JSON, errors too. A token guards all but `/metrics` and `/health*`; it is read for each request,
+so that a reload changes it at once. Nothing here is ever reachable through a listener of the gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiohttp import web
+
+from gateway import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gateway.observe.metrics import Metrics
+    from gateway.snapshot import Snapshot
+    from gateway.upstream.upstream import Target
+
+    Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class LastReload(Protocol):
+    """How the last attempt to load a configuration ended."""
+
+    @property
+    def at(self) -> float: ...
+    @property
+    def error(self) -> str | None: ...
+
+
+class Served(Protocol):
+    """What is read of a Gateway."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def last_reload(self) -> LastReload | None: ...
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def draining(self) -> bool: ...
+
+
+GATEWAY = web.AppKey("gateway", Served)
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_ENDPOINTS = (
+    ("/metrics", "Prometheus text, or OpenMetrics where Accept prefers it"),
+    ("/health", "generation, last reload and its error"),
+    ("/health/live", "200 while the process answers"),
+    ("/health/ready", "200 while it takes requests, 503 while it starts or drains"),
+    ("/config", "the configuration that serves, secrets masked"),
+    ("/routes", "routes in the order of the file, and what is under way on each"),
+    ("/upstreams", "targets, their weights, requests in flight and connections"),
+    ("/explain?method=GET&url=http://example.com/", "which route takes a request, and why"),
+)
+
+
+def application(gateway: Served) -> web.Application:
+    """The admin listener's application."""
+    app = web.Application(middlewares=[_in_json, _guard])
+    app[GATEWAY] = gateway
+    app.router.add_get("/", index)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/health", health)
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", ready)
+    app.router.add_get("/config", config)
+    app.router.add_get("/routes", routes)
+    app.router.add_get("/upstreams", upstreams)
+    app.router.add_get("/explain", explained)
+    return app
+
+
+def _answer(body: object, status: int = 200, **headers: str) -> web.Response:
+    text = json.dumps(body, indent=2, default=str) + "\n"
+    return web.Response(
+        text=text, status=status, content_type="application/json", headers={**_HEADERS, **headers}
+    )
+
+
+def _refusal(status: int, detail: str, **headers: str) -> web.Response:
+    title = HTTPStatus(status).phrase
+    return _answer({"status": status, "title": title, "detail": detail}, status, **headers)
+
+
+# ── around every endpoint ───────────────────────────────────────────────────────────────────────
+
+
+@web.middleware
+async def _in_json(request: web.Request, handler: Answer) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        return _refusal(404, f"there is no {request.path}; / lists what there is")
+    except web.HTTPMethodNotAllowed as error:
+        allow = ", ".join(sorted(error.allowed_methods))
+        return _refusal(405, f"{request.path} takes {allow}", Allow=allow)
+
+
+@web.middleware
+async def _guard(request: web.Request, handler: Answer) -> web.StreamResponse:
+    admin = request.app[GATEWAY].snapshot.config.admin
+    if admin is None or admin.token is None or _open(request, guarded=admin.metrics_token):
+        return await handler(request)
+    given = request.headers.getall("Authorization", [])
+    scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    expected = admin.token.encode("utf-8", "surrogateescape")
+    same = hmac.compare_digest(token.strip().encode("utf-8", "surrogateescape"), expected)
+    if scheme.lower() == "bearer" and same:
+        return await handler(request)
+    return _refusal(
+        401,
+        "send the token of admin.token: Authorization: Bearer TOKEN",
+        **{"WWW-Authenticate": 'Bearer realm="gateway admin"'},
+    )
+
+
+def _open(request: web.Request, *, guarded: bool) -> bool:
+    # By what answers, not by path: that has one spelling.
+    asked = request.match_info.handler
+    return asked in (health, live, ready) or (asked is metrics and not guarded)
+
+
+# ── the endpoints ───────────────────────────────────────────────────────────────────────────────
+
+
+async def index(_: web.Request) -> web.Response:
+    """What there is, as a page."""
+    rows = "".join(
+        f'<li><a href="{path.replace("&", "&amp;")}">{path.partition("?")[0]}</a>: {what}</li>'
+        for path, what in _ENDPOINTS
+    )
+    text = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>gateway</title>'
+        f"<h1>gateway</h1><ul>{rows}</ul></html>\n"
+    )
+    return web.Response(text=text, content_type="text/html", headers=_HEADERS)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """What a scraper reads. Made in a thread: a large page takes a tenth of a second."""
+    exposition = request.app[GATEWAY].metrics.exposition
+    accept = ",".join(request.headers.getall("Accept", []))
+    body, content_type = await asyncio.to_thread(exposition, accept)
+    return web.Response(body=body, headers={**_HEADERS, "Content-Type": content_type})
+
+
+async def health(request: web.Request) -> web.Response:
+    """The state in words; always 200, for it is told to people."""
+    gateway = request.app[GATEWAY]
+    last = gateway.last_reload
+    told = None
+    if last is not None:
+        told = {"at": last.at, "successful": not last.error, "error": last.error or None}
+    return _answer(
+        {
+            "status": _state(gateway),
+            "generation": gateway.generation,
+            "config": gateway.snapshot.config.digest,
+            "last_reload": told,
+        }
+    )
+
+
+def _state(gateway: Served) -> str:
+    if gateway.draining:
+        return "draining"
+    return "ready" if gateway.ready else "starting"
+
+
+async def live(_: web.Request) -> web.Response:
+    """The process answers."""
+    return _answer({"status": "live"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """Whether requests should be sent here: upstreams do not count, for all would fail together."""
+    gateway = request.app[GATEWAY]
+    takes = gateway.ready and not gateway.draining
+    return _answer({"status": _state(gateway)}, 200 if takes else 503)
+
+
+async def config(request: web.Request) -> web.Response:
+    """The configuration in full form."""
+    snapshot = request.app[GATEWAY].snapshot
+    return _answer(
+        {
+            "generation": snapshot.generation,
+            "digest": snapshot.config.digest,
+            "files": snapshot.config.files,
+            "config": snapshot.config.masked,
+        }
+    )
+
+
+async def routes(request: web.Request) -> web.Response:
+    """Every route, and what is under way on it."""
+    gateway = request.app[GATEWAY]
+    rows: list[dict[str, Any]] = []
+    for row in listing.routes(gateway.snapshot.config):
+        meter = gateway.metrics.route(row["name"])
+        flying = {"requests_in_flight": meter.in_flight, "websockets_in_flight": meter.websockets}
+        rows.append({**row, **flying})
+    return _answer({"generation": gateway.snapshot.generation, "routes": rows})
+
+
+async def upstreams(request: web.Request) -> web.Response:
+    """Every upstream with its targets."""
+    gateway = request.app[GATEWAY]
+    rows = []
+    for name, upstream in gateway.snapshot.config.upstreams.items():
+        meter = gateway.metrics.upstream(name)
+        targets = meter.source.targets if meter.source is not None else ()
+        rows.append(
+            {
+                "name": name,
+                "anonymous": upstream.anonymous,
+                "balance": upstream.settings.balance,
+                "connections_opened": meter.opened,
+                "connections_reused": meter.reused,
+                "targets": [_target(target) for target in targets],
+            }
+        )
+    return _answer({"generation": gateway.snapshot.generation, "upstreams": rows})
+
+
+def _target(target: Target) -> dict[str, Any]:
+    connections = target.connections
+    idle = len(connections.resting)
+    return {
+        "name": target.name,
+        "url": target.url,
+        "weight": target.weight,
+        "in_flight": target.in_flight,
+        "connections": {"active": connections.open - idle, "idle": idle},
+        "waiting": len(connections.waiting),
+    }
+
+
+async def explained(request: web.Request) -> web.Response:
+    """`gateway explain`, asked of the configuration that serves."""
+    from gateway.explain import explain  # noqa: PLC0415 - few who scrape ever ask
+
+    asked = request.query
+    headers = []
+    for line in asked.getall("header", []):
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            return _refusal(400, f"header={line!r}: write header=NAME:VALUE")
+        headers.append((name.strip(), value.strip()))
+    if "url" not in asked:
+        return _refusal(400, "name a request: /explain?method=GET&url=http://example.com/path")
+    try:
+        found = explain(
+            request.app[GATEWAY].snapshot.config,
+            asked.get("method", "GET"),
+            asked["url"],
+            headers,
+            client_ip=asked.get("client_ip", "127.0.0.1"),
+        )
+    except ValueError as error:
+        return _refusal(400, str(error))
+    return _answer(found.json())
