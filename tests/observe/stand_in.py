@@ -62,7 +62,7 @@ def configuration(**parts: Any) -> effective.Config:
         "tests": (),
         "files": ("gateway.yaml",),
         "digest": "0123456789ab",
-        "masked": {"admin": {"token": "***"}},
+        "document": lambda: {"admin": {"token": "***"}},
     }
     return effective.Config(**{**given, **parts})
 

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from gateway.admin.api import application
+from gateway.config import model
+from tests.observe.stand_in import LastReload, StandIn, configuration, exchange, target
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from aiohttp import ClientResponse
+
+    Ask = Callable[..., Awaitable[ClientResponse]]
+
+TOKEN = "not-for-everybody"
+
+
+def guarded(**admin: Any) -> StandIn:
+    return StandIn(config=configuration(admin=model.Admin(token=TOKEN, **admin)))
+
+
+@pytest.fixture
+async def clients() -> AsyncIterator[list[TestClient[Any, Any]]]:
+    opened: list[TestClient[Any, Any]] = []
+    yield opened
+    for client in opened:
+        await client.close()
+
+
+@pytest.fixture
+def ask(clients: list[TestClient[Any, Any]]) -> Ask:
+    """`await ask(gateway, path, method=…, headers=…)` over a real socket."""
+
+    async def asked(
+        gateway: StandIn, path: str, method: str = "GET", **options: Any
+    ) -> ClientResponse:
+        client = TestClient(TestServer(application(gateway)))
+        clients.append(client)
+        return await client.request(method, path, **options)
+
+    return asked
+
+
+# ── health ──
+
+
+async def test_health_tells_the_generation_and_the_last_reload(ask: Ask) -> None:
+    answer = await ask(StandIn(last_reload=LastReload(1000.5, "gateway.yaml:3:1: no")), "/health")
+    assert answer.status == 200
+    assert await answer.json() == {
+        "status": "ready",
+        "generation": 7,
+        "config": "0123456789ab",
+        "last_reload": {"at": 1000.5, "successful": False, "error": "gateway.yaml:3:1: no"},
+    }
+
+
+async def test_health_without_a_reload_says_so(ask: Ask) -> None:
+    told = await (await ask(StandIn(), "/health")).json()
+    assert told["last_reload"] is None
+
+
+@pytest.mark.parametrize(
+    ("ready", "draining", "status", "word"),
+    [(True, False, 200, "ready"), (True, True, 503, "draining"), (False, False, 503, "starting")],
+)
+async def test_it_is_ready_once_it_listens_and_until_it_drains(
+    ask: Ask, ready: bool, draining: bool, status: int, word: str
+) -> None:
+    answer = await ask(StandIn(ready=ready, draining=draining), "/health/ready")
+    assert (answer.status, await answer.json()) == (status, {"status": word})
+
+
+async def test_a_draining_gateway_is_alive(ask: Ask) -> None:
+    assert (await ask(StandIn(draining=True), "/health/live")).status == 200
+
+
+# ── metrics ──
+
+
+async def test_metrics_are_prometheus_text_or_openmetrics(ask: Ask) -> None:
+    gateway = StandIn()
+    plain = await ask(gateway, "/metrics")
+    assert plain.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "gateway_build_info" in await plain.text()
+    wanted = {"Accept": "application/openmetrics-text;version=1.0.0"}
+    better = await ask(gateway, "/metrics", headers=wanted)
+    assert better.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert (await better.text()).endswith("# EOF\n")
+
+
+# ── what serves ──
+
+
+async def test_the_configuration_is_shown_masked(ask: Ask) -> None:
+    answer = await ask(
+        StandIn(config=configuration(document=lambda: {"admin": {"token": "***"}})), "/config"
+    )
+    assert await answer.json() == {
+        "generation": 7,
+        "digest": "0123456789ab",
+        "files": ["gateway.yaml"],
+        "config": {"admin": {"token": "***"}},
+    }
+
+
+async def test_routes_are_listed_with_what_is_under_way(ask: Ask) -> None:
+    gateway = StandIn()
+    gateway.metrics.route("orders").begin()
+    told = await (await ask(gateway, "/routes")).json()
+    [row] = told["routes"]
+    assert (row["name"], row["answer"], row["place"]) == ("orders", "to orders", "gateway.yaml:3:5")
+    assert (row["requests_in_flight"], row["websockets_in_flight"]) == (1, 0)
+
+
+async def test_upstreams_are_listed_with_their_targets(ask: Ask) -> None:
+    gateway = StandIn()
+    meter = gateway.metrics.upstream("orders")
+    meter.opened, meter.reused = 3, 8
+    meter.source = cast("Any", SimpleNamespace(targets=(target(waiting=2),)))
+    told = await (await ask(gateway, "/upstreams")).json()
+    assert told["upstreams"] == [
+        {
+            "name": "orders",
+            "anonymous": False,
+            "balance": "p2c",
+            "connections_opened": 3,
+            "connections_reused": 8,
+            "targets": [
+                {
+                    "name": "10.0.0.9:8000",
+                    "url": "http://10.0.0.9:8000",
+                    "weight": 2,
+                    "in_flight": 2,
+                    "connections": {"active": 2, "idle": 1},
+                    "waiting": 2,
+                }
+            ],
+        }
+    ]
+
+
+async def test_the_index_links_every_endpoint(ask: Ask) -> None:
+    answer = await ask(StandIn(), "/")
+    assert answer.content_type == "text/html"
+    page = await answer.text()
+    app = application(StandIn())
+    paths = {resource.canonical for resource in app.router.resources()} - {"/"}
+    assert len(paths) == 8
+    assert all(f'href="{path}' in page for path in paths)
+
+
+# ── refusals ──
+
+
+async def test_an_unknown_path_is_told_in_json(ask: Ask) -> None:
+    answer = await ask(StandIn(), "/nothing")
+    assert (answer.status, answer.content_type) == (404, "application/json")
+    assert (await answer.json())["status"] == 404
+
+
+async def test_another_method_is_told_in_json_with_what_is_allowed(ask: Ask) -> None:
+    answer = await ask(StandIn(), "/config", "POST")
+    assert (answer.status, answer.content_type) == (405, "application/json")
+    assert answer.headers["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("path", ["/", "/config", "/routes", "/upstreams", "/explain", "/nothing"])
+async def test_a_token_guards_what_is_not_for_everybody(ask: Ask, path: str) -> None:
+    answer = await ask(guarded(), path)
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="gateway admin"'
+    assert TOKEN not in json.dumps(await answer.json())
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/health", "/health/live", "/health/ready"])
+async def test_metrics_and_health_need_no_token(ask: Ask, path: str) -> None:
+    assert (await ask(guarded(), path)).status == 200
+
+
+async def test_metrics_need_a_token_where_it_is_asked_for(ask: Ask) -> None:
+    gateway = guarded(metrics_token=True)
+    assert (await ask(gateway, "/metrics")).status == 401
+    assert (await ask(gateway, "/health")).status == 200
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    assert (await ask(gateway, "/metrics", headers=right)).status == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ([f"Bearer {TOKEN}"], 200),
+        ([f"bearer  {TOKEN}"], 200),
+        ([f"Basic {TOKEN}"], 401),
+        (["Bearer "], 401),
+        ([f"Bearer {TOKEN}x"], 401),
+        ([TOKEN], 401),
+        (["Bearer caf\u00e9"], 401),
+        ([f"Bearer {TOKEN}", f"Bearer {TOKEN}"], 401),
+    ],
+)
+async def test_only_the_token_itself_opens(ask: Ask, fields: list[str], status: int) -> None:
+    headers = [("Authorization", field) for field in fields]
+    assert (await ask(guarded(), "/config", headers=headers)).status == status
+
+
+async def test_another_spelling_of_an_open_path_opens_nothing_else(ask: Ask) -> None:
+    from yarl import URL
+
+    for path in ("/health/../config", "/metrics/../config", "/health/%2e%2e/config", "//config"):
+        answer = await ask(guarded(), cast("str", URL(path, encoded=True)))
+        assert answer.status == 401
+
+
+async def test_a_token_that_a_reload_changes_counts_at_once(ask: Ask) -> None:
+    gateway = guarded()
+    right = {"Authorization": f"Bearer {TOKEN}"}
+    assert (await ask(gateway, "/config", headers=right)).status == 200
+    gateway.config = configuration(admin=model.Admin(token="another"))
+    assert (await ask(gateway, "/config", headers=right)).status == 401
+
+
+async def test_answers_are_not_kept_by_caches(ask: Ask) -> None:
+    for path in ("/", "/metrics", "/health", "/config"):
+        answer = await ask(StandIn(), path)
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_reading_does_not_count_as_traffic(ask: Ask) -> None:
+    gateway = StandIn()
+    route = gateway.metrics.route("orders")
+    route.begin()
+    route.finish(exchange())
+    before = dict(route.cells)
+    await ask(gateway, "/routes")
+    assert (route.cells, list(gateway.metrics.routes)) == (before, ["orders"])
