@@ -72,10 +72,8 @@ def compile_line(settings: model.AccessLog, wall: Wall) -> Line:
     added = {name: _compile_text(text, masks, wall) for name, text in settings.fields.add.items()}
     if settings.format == "json":
         return _with_fields(_json_line(masks, wall), added)
-    if settings.format == "combined":
-        line = _combined_line(masks, wall)
-    else:
-        line = _compile_text(settings.format, masks, wall)
+    combined = settings.format == "combined"
+    line = _combined_line(masks, wall) if combined else _compile_text(settings.format, masks, wall)
     texts = tuple(added.items())
 
     def made(exchange: Exchange) -> str:

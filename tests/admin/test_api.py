@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -42,6 +43,7 @@ def ask(clients: list[TestClient[Any, Any]]) -> Ask:
     ) -> ClientResponse:
         client = TestClient(TestServer(application(gateway)))
         clients.append(client)
+        await client.start_server()
         return await client.request(method, path, **options)
 
     return asked
@@ -210,12 +212,19 @@ async def test_only_the_token_itself_opens(ask: Ask, fields: list[str], status: 
     assert (await ask(guarded(), "/config", headers=headers)).status == status
 
 
-async def test_another_spelling_of_an_open_path_opens_nothing_else(ask: Ask) -> None:
-    from yarl import URL
-
-    for path in ("/health/../config", "/metrics/../config", "/health/%2e%2e/config", "//config"):
-        answer = await ask(guarded(), cast("str", URL(path, encoded=True)))
-        assert answer.status == 401
+@pytest.mark.parametrize(
+    "path",
+    ["/health/../config", "/metrics/../config", "/health/%2e%2e/config", "//config", "/%63onfig"],
+)
+async def test_another_spelling_of_an_open_path_opens_nothing_else(path: str) -> None:
+    # Byte for byte: a client's library would tidy the path up.
+    async with TestServer(application(guarded())) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 401 ")
 
 
 async def test_a_token_that_a_reload_changes_counts_at_once(ask: Ask) -> None:

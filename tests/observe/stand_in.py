@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.config import effective, model
 from gateway.exchange import Exchange
 from gateway.observe.metrics import Metrics
-from gateway.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from gateway.snapshot import Snapshot
 
 
 def exchange(headers: dict[str, str] | None = None, **attributes: Any) -> Exchange:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from gateway.config import model
 from gateway.observe import accesslog
 from gateway.observe.accesslog import AccessLog, compile_sample
 from gateway.observe.metrics import Metrics
+from gateway.tasks import spawn
 from tests.kit.clock import FakeClock
 from tests.observe.stand_in import exchange, refused
 
@@ -131,14 +133,12 @@ async def test_lines_are_dropped_and_counted_when_nobody_reads_and_recording_nev
         for _ in range(50):
             log.record(exchange(path=long))
         assert metrics.access_log_dropped == 100
-        closing = asyncio.ensure_future(log.aclose())
+        closing = spawn(log.aclose(), "closing")
         got = b""
         async with asyncio.timeout(10):
             while not closing.done():
-                try:
+                with contextlib.suppress(BlockingIOError):
                     got += os.read(reader, 1 << 20)
-                except BlockingIOError:
-                    pass
                 await asyncio.sleep(0.001)
         await closing
         got += os.read(reader, 1 << 20)
