@@ -15,7 +15,7 @@ from gateway import errors, headers, relay, tasks
 from gateway.config import effective
 from gateway.exchange import Exchange, Reply
 from gateway.middleware.edit_headers import RequestEdits, ResponseEdits
-from gateway.outbound import ResponseHead, request_fields, status_line
+from gateway.outbound import Outbound, ResponseHead, request_fields, status_line
 from gateway.routing.rewrite import compile_host, compile_rewrite
 from gateway.upstream import retry
 
@@ -43,30 +43,6 @@ class Switch:
         self.wire = wire
         self.idle = idle
         self.max_age = max_age
-
-
-class Outbound:
-    """A request head, prepared once for all tries; only what depends on the target is filled in for each."""
-
-    __slots__ = ("_fields", "_host", "_start", "_target")
-
-    def __init__(self, method: str, target: str, host: bytes | None, fields: bytes) -> None:
-        self._start = method.encode("ascii") + b" "
-        self._target = target.encode("utf-8", "surrogateescape")
-        self._host = host
-        """None: the target's own address."""
-        self._fields = fields
-
-    def head(self, target: Target, edits: bytes) -> bytes:
-        """The finished head for one target."""
-        return b"%b%b%b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (
-            self._start,
-            target.prefix_bytes,
-            self._target,
-            self._host or target.authority,
-            self._fields,
-            edits,
-        )
 
 
 class Forward:
@@ -115,6 +91,7 @@ class Forward:
         self._body_idle = _or_never(limits.body_idle)
         self._body_rate = policies.body.min_rate or limits.body_min_rate or 0.0
         self._policy = retry.Policy(policies.retry)
+        self._try = self._attempt if self._policy.per_try is None else self._timed_attempt
 
     async def __call__(self, exchange: Exchange) -> Reply:
         """Forward. Raises errors.GatewayError."""
@@ -224,7 +201,7 @@ class Forward:
             return False
         return True
 
-    async def _try(
+    async def _timed_attempt(
         self,
         exchange: Exchange,
         upstream: Upstream,
@@ -233,17 +210,15 @@ class Forward:
         *,
         fresh: bool,
     ) -> Reply:
-        """One try: lease, write, read the head."""
-        if self._policy.per_try is None:
-            return await self._attempt(exchange, upstream, target, request, fresh=fresh)
+        per_try = self._policy.per_try
         try:
-            async with asyncio.timeout(self._policy.per_try):
+            async with asyncio.timeout(per_try):
                 return await self._attempt(exchange, upstream, target, request, fresh=fresh)
-        except TimeoutError:
-            late = f"no head within {self._policy.per_try:g} s (retry.per_try)"
-            raise (errors.UpstreamHeaderTimeout if exchange.wire else errors.ConnectTimeout)(
-                late
-            ) from None
+        except TimeoutError as late:
+            if isinstance(late, errors.GatewayError):
+                raise
+            kind = errors.UpstreamHeaderTimeout if exchange.wire else errors.ConnectTimeout
+            raise kind(f"no head within {per_try:g} s (retry.per_try)") from None
 
     async def _attempt(
         self,
@@ -254,6 +229,7 @@ class Forward:
         *,
         fresh: bool,
     ) -> Reply:
+        """One try: lease, write, read the head."""
         if fresh:
             wire = await target.connections.make(self._timeouts.connect, self._timeouts.pool_wait)
         else:

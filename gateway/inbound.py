@@ -77,10 +77,7 @@ def check(exchange: Exchange) -> None:
     incoming = exchange.incoming
     message = incoming.message
     if message.version != HttpVersion11:
-        if message.version != HttpVersion10:
-            exchange.close = True
-            raise errors.BadRequest("the HTTP version is not 1.0 or 1.1")
-        exchange.http10 = True
+        _older(exchange, message)
     client = incoming.protocol
     if type(client) is ClientConnection:
         _within_limits(exchange, client)
@@ -102,6 +99,13 @@ def check(exchange: Exchange) -> None:
         _body(exchange, message)
     if message.method == "OPTIONS":
         _options(exchange)
+
+
+def _older(exchange: Exchange, message: RawRequestMessage) -> None:
+    if message.version != HttpVersion10:
+        exchange.close = True
+        raise errors.BadRequest("the HTTP version is not 1.0 or 1.1")
+    exchange.http10 = True
 
 
 def _within_limits(exchange: Exchange, client: ClientConnection) -> None:

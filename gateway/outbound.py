@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
     from gateway.exchange import Exchange
     from gateway.headers import FieldTable
+    from gateway.upstream.upstream import Target
 
 _KEEP = (b"keep-alive", b"close", b"Keep-Alive", b"Close")
 _status_lines: dict[tuple[int, str], bytes] = {}
 _REMEMBERED = 1_000
+_BOTH = "both a Content-Length and a transfer coding"
 
 
 def request_fields(exchange: Exchange, table: FieldTable) -> bytes:
@@ -77,6 +79,30 @@ def _one_less(method: str, value: bytes) -> bytes:
     return value
 
 
+class Outbound:
+    """A request head, prepared once for all tries; only what depends on the target is filled in for each."""
+
+    __slots__ = ("_fields", "_host", "_start", "_target")
+
+    def __init__(self, method: str, target: str, host: bytes | None, fields: bytes) -> None:
+        self._start = method.encode("ascii") + b" "
+        self._target = target.encode("utf-8", "surrogateescape")
+        self._host = host
+        """None: the target's own address."""
+        self._fields = fields
+
+    def head(self, target: Target, edits: bytes) -> bytes:
+        """The finished head for one target."""
+        return b"%b%b%b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (
+            self._start,
+            target.prefix_bytes,
+            self._target,
+            self._host or target.authority,
+            self._fields,
+            edits,
+        )
+
+
 class ResponseHead:
     """An upstream's final head, taken apart: the lines that pass and what frames the body."""
 
@@ -100,8 +126,6 @@ class ResponseHead:
                 lines.append(b"%b%b\r\n" % (known, value))
             elif known:
                 self._special(known, name, value)
-        if self.chunked and self.length is not None:
-            raise errors.UpstreamBadResponse("both a Content-Length and a transfer coding")
         if self._named:
             self.lines = lines = headers.without_named(lines, self._named)
         if not headers.clean(b"".join(lines), len(lines)):
@@ -128,16 +152,19 @@ class ResponseHead:
         elif known == headers.REJECT:
             raise errors.UpstreamBadResponse("a field name that is no token")
 
-
     def _measure(self, value: bytes) -> None:
         if headers.content_length(value) is None or self.length not in (None, value):
             raise errors.UpstreamBadResponse("the Content-Length is invalid, or there are two")
+        if self.chunked:
+            raise errors.UpstreamBadResponse(_BOTH)
         self.length = value
 
     def _code(self, value: bytes) -> None:
         # The parser reads any other coding until the connection ends, and passing that on would corrupt it.
         if self.chunked or value.strip(b" \t").lower() != b"chunked":
             raise errors.UpstreamBadResponse("a transfer coding other than chunked")
+        if self.length is not None:
+            raise errors.UpstreamBadResponse(_BOTH)
         self.chunked = True
 
 

@@ -50,7 +50,12 @@ def snapshot(
     Raises OSError, ValueError or ssl.SSLError for a file that the configuration names and that can
     not be read or used.
     """
-    clients = claims.claim("clients", _digest(config.server), lambda: Clients(config.server))
+    traceparent = config.observability.traceparent
+    clients = claims.claim(
+        "clients",
+        f"{traceparent} {_digest(config.server)}",
+        lambda: Clients(config.server, traceparent=traceparent),
+    )
     build = Build(
         config=config,
         clock=clock,
