@@ -1,0 +1,190 @@
+"""docs/reference/metrics.md and docs/reference/reasons.md, made from what the code itself declares.
+
+Rules of this file: the only words here are those that the code does not need: what to look at when a
+reason is seen. `python -m gateway.observe.reference FOLDER` writes both pages; a test holds them
+against what stands in docs/reference.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.errors import ClientError, Overload, UpstreamError, reasons
+from gateway.observe.families import CATALOGUE
+from gateway.observe.metrics import LAG_BUCKETS, OVERHEAD_BUCKETS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.errors import GatewayError
+
+ADVICE = {
+    "no_route": "No route takes this host, path and method. `gateway explain METHOD URL` shows "
+    "every route that was considered and the first condition that failed in it.",
+    "not_found": "A `static` route found no such file below its `root`.",
+    "method_not_allowed": "A route matches but for its `methods`; `Allow` lists those that would.",
+    "bad_request": "The head can not be parsed or could be read in two ways, such as two lengths, "
+    "or a path whose normal form belongs to another route (`server.ambiguous_paths`).",
+    "body_too_large": "More body than `body.max`, said in Content-Length or found while reading.",
+    "uri_too_long": "A request line longer than `server.limits.request_line`.",
+    "head_too_large": "More header fields than `server.limits.headers`, or a head longer than "
+    "`server.limits.request_head`.",
+    "misdirected": "The request names a host that this connection is not for.",
+    "not_implemented": "The request asks for something that no part of the gateway does, such as "
+    "CONNECT or an unknown transfer coding.",
+    "client_timeout": "The client was too slow with its head (`server.limits.header_timeout`), its "
+    "body (`server.limits.body_idle`, `body_min_rate`), or in reading the reply.",
+    "client_closed": "The client left before the reply was complete. Many of them point to an "
+    "upstream that is slower than its clients' patience.",
+    "loop_detected": "The request has passed this gateway before: a target leads back to it.",
+    "too_many_connections": "`server.limits.connections` or `connections_per_ip` is reached.",
+    "pool_timeout": "All `pool.max` connections to the target were busy for `timeouts.pool_wait`. "
+    "The upstream is slower than its traffic, or the pool is too small.",
+    "shutting_down": "The gateway drains: it was told to stop.",
+    "dns_error": "The target's host name has no address, or no name server answered.",
+    "connect_refused": "Nothing listens at the target's address, or it can not be reached.",
+    "connect_timeout": "No connection (name, TCP and TLS) within `timeouts.connect`.",
+    "tls_error": "The target's certificate is not trusted or names another host, or the two sides "
+    "have no TLS version in common. See `tls.ca`, `tls.server_name`.",
+    "upstream_reset": "The connection ended before the response was complete: the upstream has "
+    "crashed, was restarted, or closes idle connections sooner than `pool.idle`.",
+    "upstream_header_timeout": "No response head within `timeouts.first_byte` of the last request "
+    "byte, or within `retry.per_try`.",
+    "total_timeout": "The request was not done within `timeouts.total`, all tries together.",
+    "upstream_body_timeout": "Nothing came for `timeouts.idle` in the middle of a response body.",
+    "upstream_bad_response": "What the upstream sent is no valid HTTP/1.1 response.",
+    "response_too_large": "The upstream's response head is larger than can be passed on.",
+    "websocket_timeout": "A WebSocket was idle for `websocket.idle` or older than "
+    "`websocket.max_age`; it was closed.",
+    "internal_error": "A mistake in the gateway itself. The service log has the traceback, under "
+    "the same request id.",
+}
+"""What each reason means for who reads it in a log."""
+
+_GENERATED = "<!-- Made by `python -m gateway.observe.reference docs/reference`. -->\n"
+
+
+def metrics_page() -> str:
+    """The text of metrics.md."""
+    rows = [
+        f"| `{one.name}` | {one.kind} | {', '.join(one.labels) or '–'} | {one.help} |"
+        for one in CATALOGUE
+    ]
+    return f"""# Metrics
+
+{_GENERATED}
+`/metrics` of the admin listener, in Prometheus' text format or, where `Accept` prefers it, in
+OpenMetrics. Metrics of the process (`process_*`) and the interpreter (`python_*`) are there too.
+
+| Metric | Type | Labels | What it tells |
+|---|---|---|---|
+{_lines(rows)}
+
+## Labels
+
+- `route` and `upstream` are names of the configuration; an upstream without a name bears its
+  route's. Requests that no route takes have the route `_none`.
+- `target` is host:port as configured, or `unix:` and a path.
+- `method` is one of RFC 9110's or PATCH, else `_other`.
+- `status` is what went out; 499 stands for a client that left before any head did. `source` tells
+  who made that head: `upstream`, `gateway`, or `client` with 499.
+- `reason` is one of the [reasons](reasons.md).
+- No label has more than `observability.metrics.max_label_values` values (200). What is beyond
+  stands together under `_other`, and `gateway_label_values_dropped_total` counts how often.
+
+## Buckets
+
+Histograms have the buckets of `observability.metrics.buckets`, but for two, whose values are far
+smaller: `gateway_overhead_seconds` ({_seconds(OVERHEAD_BUCKETS)}) and
+`gateway_event_loop_lag_seconds` ({_seconds(LAG_BUCKETS)}). When a reload changes the buckets, the
+histograms begin at zero; counters go on.
+
+## When it is counted
+
+- A request is counted when its last byte is out, or when its client is gone; a WebSocket at its
+  101, and its duration ends there. What goes through it adds to the bytes when it ends.
+- `gateway_errors_total` counts a request once, with the reason that its client was told. Tries that
+  failed and were repeated are in `gateway_retries_total`.
+- `gateway_upstream_requests_total` counts tries, so it is more than the requests where some were
+  repeated.
+"""
+
+
+def reasons_page() -> str:
+    """The text of reasons.md."""
+    found = reasons()
+    groups = (
+        ("The client or its request", ClientError),
+        ("No room", Overload),
+        ("The upstream or the way to it", UpstreamError),
+    )
+    parts = []
+    for title, kind in groups:
+        words = [word for word, error in found.items() if issubclass(error, kind)]
+        parts.append(f"## {title}\n\n{_entries(words, found)}")
+        for word in words:
+            del found[word]
+    parts.append(f"## The gateway itself\n\n{_entries(list(found), found)}")
+    return f"""# Reasons
+
+{_GENERATED}
+A request that fails has one reason: the same word in `gateway_errors_total`, in the access log
+(`reason`), in `Proxy-Status` (`details`, RFC 9209) and in the problem+json body. The status is
+what the client is sent if no head is out yet; a reply that breaks off keeps its status and has
+a reason.
+
+{_lines(parts)}
+## Of tries, not of requests
+
+### upstream_idle_closed
+
+Stands in `gateway_retries_total` only: a reused connection ended before any byte of a response,
+since the upstream closes idle connections sooner than `pool.idle`. The request is sent once more
+on a fresh connection; where that can not be done safely, the client is told `upstream_reset`.
+"""
+
+
+def _entries(words: Sequence[str], found: dict[str, type[GatewayError]]) -> str:
+    return _lines([_entry(word, found[word]) for word in sorted(words)])
+
+
+def _entry(word: str, error: type[GatewayError]) -> str:
+    kind = f"`{error.proxy_error}`" if error.proxy_error else "none"
+    return (
+        f"### {word}\n\n"
+        f"{error.title}. Status {_status(word, error)}, RFC 9209 type {kind}.\n\n"
+        f"{ADVICE[word]}\n"
+    )
+
+
+def _status(word: str, error: type[GatewayError]) -> str:
+    told = {
+        "client_closed": "499, in logs and metrics only",
+        "websocket_timeout": "101, for it has gone out long before",
+        "upstream_body_timeout": "that of the head that is out; the body breaks off",
+    }
+    return told.get(word, str(error.status))
+
+
+def _seconds(buckets: Sequence[float]) -> str:
+    return ", ".join(f"{bound * 1000:g} ms" for bound in buckets)
+
+
+def _lines(lines: Sequence[str]) -> str:
+    return "\n".join(lines)
+
+
+PAGES = {"metrics.md": metrics_page, "reasons.md": reasons_page}
+
+
+def write(folder: Path) -> None:
+    """Write every page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, page in PAGES.items():
+        (folder / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/reference"))
