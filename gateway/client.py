@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from multidict import istr
 
 from gateway import errors
+from gateway.headers import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -310,6 +311,7 @@ class Clients:
         """Finished header lines for the upstream: who asked, Via, request id, traceparent.
 
         `prefix`: what was stripped from the path, such as `/orders`; empty where nothing was.
+        Raises errors.BadRequest for a control byte in what is carried on.
         """
         if exchange.peer_trusted or VIA in exchange.headers or exchange.http10:
             lines = self._full(exchange, prefix)
@@ -348,7 +350,7 @@ class Clients:
             lines.append(_line(FORWARDED, [*before, _element(exchange, peer[0])]))
         version = "1.0" if exchange.http10 else "1.1"
         lines.append(_line(VIA, [*exchange.headers.getall(VIA, ()), f"{version} {self.pseudonym}"]))
-        return "".join(lines).encode("utf-8", "surrogateescape")
+        return _sealed(lines)
 
     def _x_forwarded(self, lines: list[str], exchange: Exchange, peer: str, prefix: bytes) -> None:
         headers = exchange.headers
@@ -377,14 +379,14 @@ class Clients:
         headers = exchange.headers
         given = headers.get(TRACEPARENT)
         if given is not None and trace_of(given):
-            lines = _line(TRACEPARENT, [given])
+            lines = [_line(TRACEPARENT, [given])]
             if state := headers.getall(TRACESTATE, []):
-                lines += _line(TRACESTATE, state)
+                lines.append(_line(TRACESTATE, state))
         else:
             # A broken one takes its tracestate with it (W3C Trace Context section 4.3).
             span = random.getrandbits(64) or 1
-            lines = f"traceparent: 00-{exchange.trace_id}-{span:016x}-01\r\n"
-        return lines.encode("utf-8", "surrogateescape")
+            lines = [f"traceparent: 00-{exchange.trace_id}-{span:016x}-01\r\n"]
+        return _sealed(lines)
 
 
 def _adopt(exchange: Exchange, scheme: str, authority: str) -> None:
@@ -393,6 +395,14 @@ def _adopt(exchange: Exchange, scheme: str, authority: str) -> None:
         exchange.scheme = scheme
     if _AUTHORITY.fullmatch(authority):
         exchange.authority = authority
+
+
+def _sealed(lines: list[str]) -> bytes:
+    """The lines as bytes. They hold text of clients, and nobody scans them after this."""
+    text = "".join(lines).encode("utf-8", "surrogateescape")
+    if not clean(text, len(lines)):
+        raise errors.BadRequest("a forwarding field has a control byte")
+    return text
 
 
 def _line(name: str, values: list[str]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from gateway.headers import CONTROLS, TOKEN
 from gateway.routing.template import Template
 
 if TYPE_CHECKING:
@@ -18,6 +19,18 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange, Reply
 
 REWRITTEN = (b"location", b"content-location")
+
+
+def field(name: str, value: str) -> tuple[bytes, Template]:
+    """`Name: ` and the template of its value.
+
+    Raises ValueError for an unknown placeholder, a name that is no token, or a control byte.
+    """
+    if TOKEN.fullmatch(name.encode("utf-8")) is None:
+        raise ValueError(f"{name!r} is no header name")
+    if any(byte in CONTROLS for byte in value.encode("utf-8", "surrogateescape")):
+        raise ValueError(f"the value of {name} has a control character, such as a line end")
+    return name.encode("ascii") + b": ", Template.compile(value, where="header")
 
 
 class _Lines:
@@ -34,8 +47,7 @@ class _Lines:
                 self._take(name, value)
 
     def _take(self, name: str, value: str) -> None:
-        template = Template.compile(value, where="header")
-        prefix = name.encode("ascii") + b": "
+        prefix, template = field(name, value)
         if template.constant is None:
             self.made.append((prefix, template))
         else:

@@ -13,6 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gateway.exchange import Reply
+from gateway.middleware.edit_headers import field
 from gateway.routing.template import Template
 
 if TYPE_CHECKING:
@@ -58,11 +59,7 @@ def answer(
     build: Build,  # noqa: ARG001
 ) -> Handler:
     """The handler of a route that responds. Raises ValueError for an unknown placeholder."""
-    headers = [
-        (name.encode("ascii") + b": ", Template.compile(value, where="header"))
-        for name, value in settings.headers.items()
-        if value is not None
-    ]
+    headers = [field(name, value) for name, value in settings.headers.items() if value is not None]
     written = next(
         (value for name, value in settings.headers.items() if name.lower() == "content-type"), None
     )
