@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from gateway import errors
 from gateway.exchange import Reply
+from gateway.middleware.respond import pieces
 from gateway.routing.template import Template
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ class _Location:
         rest, hash_, fragment = _cut(to, "#")
         path, self._mark, query = _cut(rest, "?")
         self._path = Template.compile(path, where="path")
-        self._query = Template.compile(query, where="query")
+        # Piece by piece: a template of a query is one value, whose `&` and `=` are escaped.
+        self._query: list[str | Template] = [
+            Template.compile(piece, where="query") if index % 2 else piece
+            for index, piece in enumerate(pieces(query))
+        ]
         self._fragment = Template.compile(hash_ + fragment, where="path")
         self._is_named = is_named
         absolute = _ABSOLUTE.match(to)
@@ -64,8 +69,8 @@ class _Location:
         self._authority = None
         if absolute is not None:
             self._authority = _AUTHORITY_END.split(path[absolute.end() :], maxsplit=1)[0]
-        pieces = _PLACEHOLDER.split(self._authority or "")
-        self._head, self._tail = pieces[0], pieces[-1]
+        parts = _PLACEHOLDER.split(self._authority or "")
+        self._head, self._tail = parts[0], parts[-1]
 
     def render(self, exchange: Exchange) -> bytes:
         """The value of Location. Raises errors.BadRequest for one that leads astray."""
@@ -74,11 +79,16 @@ class _Location:
             safe = path[:1] != "\\" and path[:2] not in ("//", "/\\") and not _SCHEME.match(path)
         else:
             safe = self._is_meant(path)
-        query = self._query.render(exchange) if self._mark else exchange.query
+        query = self._own_query(exchange) if self._mark else exchange.query
         text = path + ("?" + query if query or self._mark else "") + self._fragment.render(exchange)
         if not safe or _BAD.search(text):
             raise errors.BadRequest("the redirect would lead to a place that is not configured")
         return text.encode("ascii")
+
+    def _own_query(self, exchange: Exchange) -> str:
+        return "".join(
+            piece if isinstance(piece, str) else piece.render(exchange) for piece in self._query
+        )
 
     def _is_meant(self, path: str) -> bool:
         """Whether the host of an absolute location is one that the configuration means."""
@@ -96,12 +106,12 @@ class _Location:
 
 def _cut(text: str, mark: str) -> tuple[str, str, str]:
     """As str.partition, but not inside a placeholder."""
-    pieces = _PLACEHOLDER.split(text)
-    for index, piece in enumerate(pieces):
+    parts = _PLACEHOLDER.split(text)
+    for index, piece in enumerate(parts):
         if mark in piece and not piece.startswith("{"):
             before, _, after = piece.partition(mark)
-            rest = "".join(pieces[index + 1 :])
-            return "".join(pieces[:index]) + before, mark, after + rest
+            rest = "".join(parts[index + 1 :])
+            return "".join(parts[:index]) + before, mark, after + rest
     return text, "", ""
 
 
