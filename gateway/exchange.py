@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from multidict import CIMultiDictProxy
-
     import asyncio
+
+    from multidict import CIMultiDictProxy
 
     from gateway.clock import Watched
     from gateway.edge import Incoming

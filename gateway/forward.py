@@ -100,14 +100,8 @@ class Forward:
         if exchange.incoming.message.upgrade:
             self._judge_upgrade(exchange)
         request = self._request(exchange, upstream)
-        if exchange.has_body:
-            exchange.upload = relay.Upload(
-                exchange.incoming, exchange, self._clock,
-                most=self._most, keep=self._policy.replay_body, idle=self._body_idle, rate=self._body_rate,
-            )  # fmt: skip
         policy = self._policy
-        if policy.share is not None:
-            upstream.budget.first(exchange.began)
+        self._begin(exchange, upstream)
         tried: list[Target] = []
         extra, again = 0, ""
         fresh: Target | None = None
@@ -331,6 +325,21 @@ class Forward:
         if self._response_edits is not None:
             self._response_edits.add(exchange, reply)
         return reply
+
+    def _begin(self, exchange: Exchange, upstream: Upstream) -> None:
+        """What is done once, before the first try."""
+        if exchange.has_body:
+            exchange.upload = relay.Upload(
+                exchange.incoming,
+                exchange,
+                self._clock,
+                most=self._most,
+                keep=self._policy.replay_body,
+                idle=self._body_idle,
+                rate=self._body_rate,
+            )
+        if self._policy.share is not None:
+            upstream.budget.first(exchange.began)
 
     def _draw(self) -> Upstream:
         """One branch of a split, by weight."""

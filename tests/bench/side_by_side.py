@@ -1,8 +1,9 @@
 """Proxies side by side, in one run, on one origin and one load: `make bench`, or `make bench ARGS='--only gateway'`.
 
-Every round starts each contender in turn, in rotating order, loads it with wrk and stops it. The origin (nginx) and wrk
-share one core, the contender has the other. Absolute figures drift with the machine, so each is quoted beside its ratio to the
-naive aiohttp proxy, taken round by round. Needs Debian's nginx-light and wrk; other proxies join in where they are found.
+Every round starts each contender in turn, in rotating order, loads it with wrk and stops it. The origin (nginx)
+and wrk share one core, the contender has the other. Absolute figures drift with the machine, so each is quoted
+beside its ratio to the naive aiohttp proxy, taken round by round. Needs Debian's nginx-light and wrk; other
+proxies join in where they are found.
 """
 
 from __future__ import annotations
