@@ -12,16 +12,18 @@ are lost, so such a request is answered with `Connection: close`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import http_exceptions, web
+from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from gateway import errors
+from gateway.heads import LINGER, named, options
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,12 +35,15 @@ if TYPE_CHECKING:
     from gateway.clock import Clock, Timer
     from gateway.config import model
 
-LINGER = 5.0
-"""Seconds for which a client that still sends after an early answer is read, so that a reset does not destroy the answer."""
+log = logging.getLogger("gateway.edge")
+
 SETTLING = 1.0
 """Seconds in which the first request of a new connection may be on its way."""
-READ_BUFFER = 64 * 1024
-_NEVER = 86_400.0 * 365
+_LOOK = 60.0
+"""Seconds after which a connection is looked at again though nothing is due."""
+_UNREAD = 30.0
+"""Seconds for which a closing connection waits for a client to acknowledge what it was sent."""
+_HEAD_END = b"\r\n\r\n"
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
@@ -56,7 +61,7 @@ class Incoming:
         message: RawRequestMessage,
         payload: StreamReader,
         protocol: RequestHandler,
-        writer: object,
+        _writer: object,
         task: asyncio.Task[None] | None,
     ) -> None:
         self.message = message
@@ -80,15 +85,20 @@ class Incoming:
         return early
 
     def _finish(self) -> None:
-        """aiohttp: the handler has returned."""
+        """aiohttp: the handler has returned. If the connection is kept, it is idle from now on."""
+        client: ClientConnection = self.protocol  # type: ignore[assignment]
+        client.answered_at = client.clock.now()
 
     def _cancel(self, error: BaseException) -> None:
         """aiohttp: the connection is gone; whoever reads the body must hear of it."""
         self.payload.set_exception(_LeftDuringBody(str(error)))
 
 
-class _LeftDuringBody(TimeoutError, errors.ClientClosed):
-    """The client left while its body was read. aiohttp logs what it finds on a payload unless it is a TimeoutError."""
+class _LeftDuringBody(errors.ClientClosed, TimeoutError):
+    """The client left while its body was read. aiohttp logs what it finds on a payload unless it is a TimeoutError.
+
+    In this order of bases: OSError's constructor would leave `detail` and `headers` out.
+    """
 
 
 class Sent(web.StreamResponse):
@@ -103,7 +113,9 @@ class Sent(web.StreamResponse):
         return self._keep
 
     async def prepare(self, request: Any) -> None:
-        """Nothing is left to do."""
+        """Nothing is left to do, but the end of a connection must not wait for a client that reads no more."""
+        if not self._keep and request.protocol.transport is not None:
+            _bound_unread(request.protocol.transport)
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to do."""
@@ -117,22 +129,30 @@ class ClientConnection(RequestHandler):
     """One connection of a client."""
 
     __slots__ = (
-        "_began_head", "_chunked_tail", "_clock", "_head_bytes", "_limits", "_made", "_server",
-        "_timer", "address", "admitted", "handled", "long_head", "tls",
+        "_began_head", "_body", "_chunked_tail", "_head_bytes", "_limits", "_made", "_server", "_timer",
+        "_trailed", "address", "admitted", "answered_at", "bytes_lost", "clock", "handled", "long_head", "tls",
     )  # fmt: skip
 
     def __init__(self, server: Server, **options: Any) -> None:
         super().__init__(server, **options)
         self._server = server
-        self._clock = server.clock
+        self.clock = server.clock
         self._limits = server.limits
         self._began_head = 0.0
         """When a head that is not complete began; 0.0: none is under way."""
         self._head_bytes = 0
+        self._body = EMPTY_PAYLOAD
+        """Body of the newest request."""
         self._chunked_tail: bytes | None = None
         """Last bytes on the wire of a chunked body that is under way; None: no such body."""
+        self._trailed = False
+        """Behind some chunked body came what may have been a trailer: later heads are not to be trusted."""
         self._timer: Timer | None = None
         self._made = 0.0
+        self.answered_at = 0.0
+        """When the handler of the last request returned."""
+        self.bytes_lost = False
+        """aiohttp has thrown away what came behind an upgrade request: it must not be accepted."""
         self.address = ""
         """The peer's address, `unix` on a unix socket."""
         self.tls = False
@@ -156,16 +176,14 @@ class ClientConnection(RequestHandler):
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else "unix"
         self.tls = transport.get_extra_info("sslcontext") is not None
-        self._made = self._clock.now()
+        self._made = self.clock.now()
         self.admitted = self._server.admission.enter(self.address)
         super().connection_made(transport)
         if self._server.admission.total > self._server.admission.ceiling:
             self._server.on_dropped()
             self.force_close()
             return
-        _bound_unread(transport, self._limits.body_idle)
-        if self._limits.header_timeout is not None:
-            self._timer = self._clock.call_later(self._limits.header_timeout, self._overdue)
+        self._rearm(self._limits.header_timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._manager is not None:
@@ -178,94 +196,101 @@ class ClientConnection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         before = self._request_count
         super().data_received(data)
+        fresh = self._request_count - before
         if self._chunked_tail is not None:
-            self._chunked_tail = (self._chunked_tail + data)[-len(_LAST_CHUNK) :]
-        if self._request_count != before:
-            self._heads_complete(data)
-        elif not self._upgraded and data and self._waits_for_head():
+            self._follow_chunks(self._chunked_tail + data, alone=not fresh)
+        if fresh:
+            self._heads_complete(data, fresh)
+        elif data and not self._upgraded and self._body.is_eof():
             self._head_grows(data)
-        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
-            self._fail_body_under_way()
 
-    def _heads_complete(self, data: bytes) -> None:
+    def _heads_complete(self, data: bytes, fresh: int) -> None:
         if self._head_bytes + len(data) > self._limits.request_head:
             self.long_head = True
         self._began_head = 0.0
         self._head_bytes = 0
-        if not self._messages:
-            return
         message, payload = self._messages[-1]
-        if not isinstance(message, _ErrInfo):
-            if message.chunked:
-                self._chunked_tail = data[-len(_LAST_CHUNK) :]
-            elif payload is EMPTY_PAYLOAD and not data.endswith(b"\r\n\r\n") and not self._upgraded:
-                self._head_grows(
-                    data[data.rfind(b"\r\n\r\n") + 4 :]
-                )  # the next head has begun in the same segment
+        if fresh > 1:
+            # Bytes stand behind each of these but the last.
+            behind = [self._messages[at][0] for at in range(-fresh, -1)]
+            self._trailed = self._trailed or any(getattr(one, "chunked", False) for one in behind)
+        if isinstance(message, _ErrInfo):
+            # A bad chunk in a later segment: aiohttp queues the error behind the request whose body waits for ever.
+            if not self._body.is_eof():
+                self._body.set_exception(_BadBody("the body's framing is broken"))
+            return
+        self._body = payload
+        if message.chunked:
+            self._follow_chunks(data, alone=True)
+        elif payload is EMPTY_PAYLOAD and not self._upgraded:
+            if message.upgrade:
+                self._keep_behind_upgrade(data, fresh)
+            elif not data.endswith(_HEAD_END):
+                # The next head has begun in the same segment.
+                self._head_grows(data[data.rfind(_HEAD_END) + len(_HEAD_END) :])
 
-    def _waits_for_head(self) -> bool:
-        """No request is under way whose body these bytes could be."""
-        if self._messages:
-            return self._messages[-1][1].is_eof()
-        request = self._current_request
-        return request is None or request.payload.is_eof()  # type: ignore[attr-defined]
+    def _follow_chunks(self, data: bytes, *, alone: bool) -> None:
+        """Note how a chunked body ends; `alone`: no head came in the same segment."""
+        self._chunked_tail = data[-len(_LAST_CHUNK) :]
+        if self._body.is_eof():
+            self._trailed = self._trailed or not alone or self._chunked_tail != _LAST_CHUNK
+            self._chunked_tail = None
+
+    def _keep_behind_upgrade(self, data: bytes, fresh: int) -> None:
+        """aiohttp keeps what follows an upgrade to websocket only, and parses it if the upgrade is declined."""
+        self._upgraded = True
+        self.bytes_lost = fresh > 1 or data.find(_HEAD_END) + len(_HEAD_END) != len(data)
 
     def _head_grows(self, data: bytes) -> None:
+        if self._close:
+            return
         if not self._began_head:
             if not data.strip(b"\r\n"):
                 return  # empty lines before a request line (RFC 9112 section 2.2)
-            self._began_head = self._clock.now()
+            self._began_head = self.clock.now()
             self._rearm(self._limits.header_timeout)
         self._head_bytes += len(data)
         if self._head_bytes > self._limits.request_head:
             self._queue_error(errors.HeadTooLarge())
 
-    def _fail_body_under_way(self) -> None:
-        """A bad chunk in a later segment: aiohttp queues the error behind the request whose body waits for ever."""
-        request = self._current_request
-        payload = (
-            self._messages[-2][1] if len(self._messages) > 1 else getattr(request, "payload", None)
-        )
-        if payload is not None and not payload.is_eof():
-            payload.set_exception(_BadBody("the body's framing is broken"))
-
     def chunked_end_is_clean(self) -> bool:
-        """Whether the chunked body that has just ended had no trailers and nothing behind it."""
-        tail, self._chunked_tail = self._chunked_tail, None
-        return tail == _LAST_CHUNK
+        """Whether every chunked body so far has ended, without trailers and with nothing behind it."""
+        return self._chunked_tail is None and not self._trailed
 
     # ── deadlines ──
 
     def _rearm(self, seconds: float | None) -> None:
+        """Look again in `seconds`, and never later than the connection may be idle."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if seconds is None else self._clock.call_later(seconds, self._overdue)
+        idle = self._limits.keepalive_idle
+        wait = min(_LOOK if seconds is None else seconds, _LOOK if idle is None else idle)
+        self._timer = self.clock.call_later(wait, self._overdue)
 
     def _overdue(self) -> None:
         """The one timer of a connection: half a head, no head, or idle for too long; else look again later."""
         self._timer = None
         if self._force_close or self.transport is None:
             return
-        now = self._clock.now()
-        head, idle = self._limits.header_timeout, self._limits.keepalive_idle
-        waiting = self._waiter is not None and not self._waiter.done()
-        if self._began_head:
-            due = math.inf if head is None else self._began_head + head
-        elif not waiting:
-            due = now + (idle or 60.0)
-        elif self._request_count == 0:
-            due = math.inf if head is None else self._made + head
-        else:
-            due = math.inf if idle is None else self._idle_since() + idle
+        now = self.clock.now()
+        due = self._due()
         if due > now:
-            self._rearm(None if due == math.inf else due - now)
+            self._rearm(min(due - now, _LOOK))
         elif self._began_head:
             self._queue_error(errors.ClientTimeout("the request head did not arrive in time"))
         else:
             self.force_close()
 
-    def _idle_since(self) -> float:
-        return self._next_keepalive_close_time - _NEVER
+    def _due(self) -> float:
+        """When the wait for what the client owes is over."""
+        head, idle = self._limits.header_timeout, self._limits.keepalive_idle
+        if self._began_head:
+            return math.inf if head is None else self._began_head + head
+        if self._waiter is None or self._waiter.done():
+            return math.inf
+        if self._request_count == 0:
+            return math.inf if head is None else self._made + head
+        return math.inf if idle is None else self.answered_at + idle
 
     def _process_keepalive(self) -> None:
         """aiohttp's own idle timer: `_overdue` does its work, on our clock."""
@@ -273,13 +298,19 @@ class ClientConnection(RequestHandler):
 
     # ── the end ──
 
+    def force_close(self) -> None:
+        """Close it, and wait for the client to read what was sent only so long."""
+        if self.transport is not None:
+            _bound_unread(self.transport)
+        super().force_close()
+
     @property
     def idle(self) -> bool:
         """Nothing is under way, not even the first bytes of a request. A new connection counts as busy for a while."""
         waiter = self._waiter
         if waiter is None or waiter.done() or self._messages or self._began_head:
             return False
-        return self._request_count > 0 or self._clock.now() - self._made >= SETTLING
+        return self._request_count > 0 or self.clock.now() - self._made >= SETTLING
 
     def close_if_idle(self) -> None:
         """Close it if nothing is under way. aiohttp's own `close` makes a busy one deaf to the rest of an upload."""
@@ -316,40 +347,19 @@ class ClientConnection(RequestHandler):
 
     def handle_error(
         self,
-        request: Any,
-        status: int = 500,
+        request: Any,  # noqa: ARG002
+        status: int = 500,  # noqa: ARG002
         exc: BaseException | None = None,
-        message: str | None = None,
+        message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
         """The handler raised, which is a bug: it answers every failure itself. Say so and break the connection."""
-        self.logger.error("handler_failed", exc_info=exc)
+        log.error("handler_failed", exc_info=exc)
         self.force_close()
         raise ConnectionError("handler failed")
 
 
-class _BadBody(TimeoutError, errors.BadRequest):
+class _BadBody(errors.BadRequest, TimeoutError):
     """A broken chunk. A TimeoutError only for aiohttp's log: see _LeftDuringBody."""
-
-
-def named(error: BaseException) -> errors.GatewayError:
-    """What aiohttp's parser says of a head, in our words."""
-    if isinstance(error, errors.GatewayError):
-        return error
-    if isinstance(error, http_exceptions.LineTooLong):
-        # A target is bounded by max_line_size, a field by max_field_size, which is made to differ from it.
-        return errors.UriTooLong() if error.args[1] % 2 == 0 else errors.HeadTooLarge()
-    if isinstance(error, http_exceptions.BadHttpMethod) and _token_then_space(error):
-        return errors.NotImplementedByGateway("the method is unknown")
-    if "Too many headers" in str(error):
-        return errors.HeadTooLarge()
-    return errors.BadRequest(str(error))
-
-
-def _token_then_space(error: http_exceptions.BadHttpMethod) -> bool:
-    # The message quotes the offending line: Bad status line: … \n\n  b'FOO / HTTP/1.1'
-    _, _, quoted = str(error).partition("b'")
-    word, space, _ = quoted.partition(" ")
-    return bool(space) and word.replace("-", "").replace("_", "").isalnum()
 
 
 class Server(web.Server):
@@ -407,35 +417,18 @@ class Server(web.Server):
         return ClientConnection(self, loop=self._loop, **options(self.limits))
 
 
-def options(limits: model.Limits) -> dict[str, Any]:
-    """Options for aiohttp's RequestHandler. The two line limits are made even and odd: see `named`."""
-    return {
-        "max_line_size": limits.request_line + limits.request_line % 2,
-        "max_field_size": limits.request_head - 1 + limits.request_head % 2,
-        "max_headers": limits.headers,
-        "keepalive_timeout": _NEVER,
-        "lingering_time": LINGER,
-        "read_bufsize": READ_BUFFER,
-        "auto_decompress": False,
-        "access_log": None,
-        "tcp_keepalive": True,
-    }
+def _bound_unread(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel end a closing connection whose peer takes nothing more.
 
-
-def _bound_unread(transport: asyncio.BaseTransport, seconds: float | None) -> None:
-    """Let the kernel end a connection whose peer acknowledges nothing for `seconds`.
-
-    A client that never reads the last bytes would hold a closing socket for ever: no code of ours runs for it any more.
+    No code of ours runs for it any more, and it would wait for ever. Only when it closes: the kernel also ends a connection
+    whose peer answers but does not read, and for how long a client may pause is for the time-outs of its route to say.
     """
     sock = transport.get_extra_info("socket")
-    if (
-        seconds is not None
-        and sock is not None
-        and sock.family in (socket.AF_INET, socket.AF_INET6)
-    ):
-        sock.setsockopt(
-            socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18), int(seconds * 1000)
-        )
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is None or sock is None or transport.is_closing():
+        return
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, option, int(_UNREAD * 1000))
 
 
 def reset(transport: asyncio.Transport) -> None:

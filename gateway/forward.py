@@ -379,6 +379,7 @@ class Forward:
         if (
             exchange.has_body
             or exchange.http10
+            or getattr(exchange.incoming.protocol, "bytes_lost", False)
             or not (websocket or (name in self._upgrades and name != "h2c"))
         ):
             exchange.close = True

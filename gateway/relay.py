@@ -30,7 +30,7 @@ _RATE_GRACE = 5.0
 """Seconds of waiting for a client before its rate is judged: the first segments of any upload are slow."""
 
 
-class BodyTimeout(TimeoutError, errors.ClientTimeout):
+class BodyTimeout(errors.ClientTimeout, TimeoutError):
     """The client stopped sending, or sends too slowly. A TimeoutError only since aiohttp logs any other as its own bug."""
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from gateway.config import effective, load, load_dict
-from gateway.edge import options
+from gateway.heads import options
 from gateway.guest import MISSING, Answered, Guest, Presence, is_cancelled_by_its_server
 from gateway.runtime.gateway import Gateway
 
