@@ -83,6 +83,8 @@ class Proxy:
                 ):
                     release(exchange, whole=False)
                     reply = exchange.route.pages.intercepted(reply, exchange)
+                    if exchange.route.edits is not None:
+                        exchange.route.edits.apply(exchange, reply)
             except errors.GatewayError as error:
                 reply = _failed(exchange, error)
             except asyncio.CancelledError:

@@ -501,3 +501,57 @@ def test_two_clients_never_get_each_others_lines() -> None:
         for authority in ("a.example", "b.example"):
             lines = told(clients, request(peer=peer, authority=authority))
             assert (lines["X-Forwarded-For"], lines["X-Forwarded-Host"]) == (peer, authority)
+
+
+# ── over a socket ──
+
+
+async def seen_by_origin(gateway: Any, raw: Any, origin: Any, *lines: str, **sections: Any) -> Any:
+    up = await origin()
+    running = await gateway(up, **sections)
+    head = ["GET /orders/1 HTTP/1.1", "Host: API.example.com:8080", *lines, "", ""]
+    reply = await (await raw(running)).ask("\r\n".join(head).encode())
+    return up.requests[0] if up.requests else None, reply
+
+
+FORGED = (
+    "X-Forwarded-For: 6.6.6.6", "X-Real-IP: 6.6.6.6", "Forwarded: for=6.6.6.6",
+    "X-Forwarded-Host: evil.example", "X-Forwarded-Proto: https", "X-Forwarded-Port: 1",
+    "X-Forwarded-Prefix: /evil", "X-Request-Id: forged", "Via: 1.1 other",
+)  # fmt: skip
+
+
+async def test_an_upstream_sees_no_word_of_a_stranger(gateway: Any, raw: Any, origin: Any) -> None:
+    request, reply = await seen_by_origin(
+        gateway, raw, origin, *FORGED, route={"rewrite": {"strip_prefix": "/orders"}}
+    )
+    assert request.all("x-forwarded-for") == [b"127.0.0.1"]
+    assert request.all("x-forwarded-host") == [b"API.example.com:8080"]
+    assert request.all("x-forwarded-proto") == [b"http"]
+    assert request.all("x-forwarded-port") == [b"8080"]
+    assert request.all("x-forwarded-prefix") == [b"/orders"]
+    assert request.all("x-real-ip") == request.all("forwarded") == []
+    assert re.fullmatch(rb"1\.1 other, 1\.1 gateway-[0-9a-f]{8}", request.get("via"))
+    assert request.all("x-request-id") == reply.all("x-request-id")
+    assert re.fullmatch(rb"[0-9a-f]{32}", request.get("x-request-id"))
+
+
+async def test_a_trusted_proxy_is_believed(gateway: Any, raw: Any, origin: Any) -> None:
+    request, reply = await seen_by_origin(
+        gateway, raw, origin, *FORGED[:1], *FORGED[2:], "X-Real-IP: 6.6.6.6",
+        server={"trusted_proxies": ["127.0.0.0/8"], "forwarded": "both"},
+    )  # fmt: skip
+    assert request.all("x-forwarded-for") == [b"6.6.6.6, 127.0.0.1"]
+    assert request.all("x-forwarded-proto") == [b"https"]
+    assert request.all("x-forwarded-host") == [b"evil.example"]
+    assert request.get("forwarded").startswith(b"for=6.6.6.6, for=127.0.0.1;")
+    assert request.all("x-real-ip") == [b"6.6.6.6"]
+    assert reply.all("x-request-id") == [b"forged"]
+
+
+async def test_a_gateway_that_meets_itself_says_so(gateway: Any, raw: Any, origin: Any) -> None:
+    word = f"Via: 1.1 gateway-{client.INSTANCE}"
+    request, reply = await seen_by_origin(gateway, raw, origin, word)
+    assert request is None
+    assert reply.status == 508
+    assert b"loop_detected" in reply.body

@@ -194,3 +194,56 @@ def test_stray_bytes_in_a_detail_still_make_a_document() -> None:
     for settings in ({}, {"format": "html"}):
         reply = pages(expose_reason=True, **settings).render(error, asked())
         assert reply.body.decode("utf-8")
+
+
+# ── over a socket ──
+
+
+async def test_what_a_client_sees_of_a_dead_upstream(
+    gateway: Any, raw: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "404.html").write_text("<p>nothing here")
+    config = {
+        "server": {"name": "edge"},
+        "errors": {
+            "pages": {"404": {"file": str(tmp_path / "404.html"), "when_accepts": "text/html"}}
+        },
+        "routes": [{"name": "dead", "path": "/dead", "to": "http://127.0.0.1:9"}],
+    }
+    client = await raw(await gateway(config))
+    message = await client.ask(b"GET /dead HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert message.status == 502
+    assert message.all("content-type") == [b"application/problem+json"]
+    assert message.all("proxy-status") == [
+        b'edge; error=connection_refused; details="connect_refused"'
+    ]
+    problem = json.loads(message.body)
+    assert problem["reason"] == "connect_refused"
+    assert message.all("x-request-id") == [problem["request_id"].encode()]
+    assert b"127.0.0.1" not in message.raw
+    message = await client.ask(b"GET /none HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\n\r\n")
+    assert (message.status, message.body) == (404, b"<p>nothing here")
+    message = await client.ask(b"HEAD /none HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert message.body == b""
+    assert int(message.get("content-length")) > 50
+
+
+async def test_an_upstreams_own_error_is_passed_unless_it_is_intercepted(
+    gateway: Any, raw: Any, origin: Any
+) -> None:
+    up = await origin(
+        b"HTTP/1.1 503 Gone Fishing\r\nContent-Length: 5\r\nRetry-After: 9\r\nX-A: 1\r\n\r\ntrace"
+    )
+    ask = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    message = await (await raw(await gateway(up))).ask(ask)
+    assert (message.status, message.body) == (503, b"trace")
+    edits = {"response": {"set": {"X-Edited": "yes"}}}
+    running = await gateway(up, route={"errors": {"intercept": [503]}, "headers": edits})
+    client = await raw(running)
+    for _ in range(2):
+        message = await client.ask(ask)
+        assert message.status == 503
+        assert json.loads(message.body)["title"] == "Service Unavailable"
+        assert message.all("retry-after") == [b"9"]
+        assert message.all("x-a") == []
+        assert message.all("x-edited") == [b"yes"]

@@ -16,7 +16,7 @@ from gateway.routing.template import Template
 
 if TYPE_CHECKING:
     from gateway.config import model
-    from gateway.exchange import Exchange, Reply
+    from gateway.exchange import Exchange, Handler, Reply
 
 REWRITTEN = (b"location", b"content-location")
 
@@ -163,6 +163,19 @@ class ResponseEdits:
         if self._strip_prefix and not _is_under(path, self._strip_prefix):
             path = self._strip_prefix + path
         return "/." + path if path[1:2] in ("/", "\\") else path
+
+
+def edited(answer: Handler, edits: ResponseEdits | None) -> Handler:
+    """`answer`, of a route that answers itself, with its edits applied."""
+    if edits is None:
+        return answer
+
+    async def edit(exchange: Exchange) -> Reply:
+        reply = await answer(exchange)
+        edits.apply(exchange, reply)
+        return reply
+
+    return edit
 
 
 def _is_under(path: str, prefix: str) -> bool:

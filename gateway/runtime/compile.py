@@ -17,7 +17,7 @@ from gateway.client import Clients
 from gateway.config import effective, model
 from gateway.middleware import redirect, respond, static
 from gateway.middleware.base import Build
-from gateway.middleware.edit_headers import ResponseEdits
+from gateway.middleware.edit_headers import ResponseEdits, edited
 from gateway.observe.accesslog import AccessLog
 from gateway.pages import Pages
 from gateway.proxy import Forward, unmatched
@@ -124,6 +124,15 @@ def _redirects(config: effective.Config) -> dict[str, Callable[[Exchange], Reply
     }
 
 
+def _edits(config: effective.Route) -> ResponseEdits | None:
+    rewrite = config.policies.rewrite
+    return ResponseEdits.compile(
+        config.policies.headers.response,
+        strip_prefix=rewrite.strip_prefix or "",
+        add_prefix=rewrite.add_prefix or "",
+    )
+
+
 class _Compiler:
     """Routes into handlers, for one configuration."""
 
@@ -138,6 +147,8 @@ class _Compiler:
         """A route with its answer and everything around it."""
         build = replace(self._build, at_finish=[])
         kind, answer = self._answer(config, build)
+        if kind != "forward":  # a forwarded head is edited when it is read
+            answer = edited(answer, _edits(config))
         return self._wrapped(config, answer, kind, build, config)
 
     def unmatched(self) -> Route:
@@ -177,11 +188,7 @@ class _Compiler:
             stack=tuple(reversed(stack)),
             config=shown,
             pages=self._pages_of(config.policies.errors),
-            edits=ResponseEdits.compile(
-                config.policies.headers.response,
-                strip_prefix=config.policies.rewrite.strip_prefix or "",
-                add_prefix=config.policies.rewrite.add_prefix or "",
-            ),
+            edits=_edits(config),
         )
 
     def _answer(self, config: effective.Route, build: Build) -> tuple[str, Handler]:

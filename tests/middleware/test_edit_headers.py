@@ -176,3 +176,30 @@ def test_a_rewritten_location_never_names_a_host(path: str) -> None:
     assert public.startswith("/")
     assert public[1:2] not in ("/", "\\")
     assert "\t" not in public
+
+
+async def test_an_upstreams_redirect_stays_within_the_gateway(
+    gateway: Any, raw: Any, origin: Any
+) -> None:
+    """Absolute, to the target's own address: relative, below the prefix that was stripped."""
+    up = await origin()
+    up.script = (
+        b"HTTP/1.1 302 Found\r\nLocation: %b/login?x=1\r\nServer: s\r\nContent-Length: 0\r\n\r\n"
+        % up.url.encode()
+    )
+    headers = {
+        "request": {"set": {"X-Who": "{client_ip}"}, "remove": ["X-Debug"]},
+        "response": {"rewrite_location": True, "remove": ["Server"], "add": {"X-B": ["1", "2"]}},
+    }
+    route = {"path": "/orders/*", "rewrite": {"strip_prefix": "/orders"}, "headers": headers}
+    client = await raw(await gateway(up, route=route))
+    message = await client.ask(
+        b"GET /orders/7 HTTP/1.1\r\nHost: evil.example\r\nX-Debug: 1\r\nx-who: me\r\n\r\n"
+    )
+    assert message.all("location") == [b"/orders/login?x=1"]
+    assert message.all("server") == []
+    assert message.all("x-b") == [b"1", b"2"]
+    (request,) = up.requests
+    assert request.target == b"/7"
+    assert request.all("x-who") == [b"127.0.0.1"]
+    assert request.all("x-debug") == []

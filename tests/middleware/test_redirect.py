@@ -161,3 +161,39 @@ def test_what_must_stay_on_http_stays() -> None:
     assert upgraded(asked(scheme="https")) is None
     assert upgraded(asked("*")) is None
     assert upgraded(asked(), hosts=()) is None
+
+
+# ── over a socket ──
+
+
+async def test_a_redirect_goes_over_the_wire_with_its_query(gateway: Any, raw: Any) -> None:
+    route = {
+        "name": "old",
+        "path": "/old/{rest...}",
+        "redirect": {"to": "https://www.example.com/{path.rest}", "status": 301},
+        "headers": {"response": {"set": {"X-Edited": "yes"}}},
+    }
+    client = await raw(await gateway({"routes": [route]}))
+    message = await client.ask(b"GET /old/a/b%2Fc?x=1&y HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert message.status == 301
+    assert message.all("location") == [b"https://www.example.com/a/b%2Fc?x=1&y"]
+    assert message.all("content-length") == [b"0"]
+    assert message.all("x-edited") == [b"yes"]
+    message = await client.ask(b"GET /old//evil.example HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert message.status == 400 or message.all("location")[0].startswith(
+        b"https://www.example.com/"
+    )
+
+
+async def test_a_listener_leads_to_https_before_it_routes(gateway: Any, raw: Any) -> None:
+    listener = {"bind": "127.0.0.1:0", "redirect_to_https": True}
+    route = {"name": "api", "host": "api.example.com", "path": "/*", "respond": {"body": "plain"}}
+    client = await raw(await gateway({"listeners": [listener], "routes": [route]}))
+    message = await client.ask(b"GET /a?b HTTP/1.1\r\nHost: API.example.com:8080\r\n\r\n")
+    assert message.status == 308
+    assert message.all("location") == [b"https://api.example.com/a?b"]
+    message = await client.ask(b"GET /a HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+    assert (message.status, message.all("location")) == (404, [])
+    token = b"/.well-known/acme-challenge/x"
+    message = await client.ask(b"GET %b HTTP/1.1\r\nHost: api.example.com\r\n\r\n" % token)
+    assert message.body == b"plain"

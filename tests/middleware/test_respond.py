@@ -83,3 +83,24 @@ def test_an_unknown_placeholder_is_a_mistake_at_load() -> None:
     for settings in ({"body": "{nope}"}, {"headers": {"X": "{nope}"}}, {"json": ["{nope}"]}):
         with pytest.raises(ValueError, match="nope"):
             respond.answer(model.Respond.model_construct(**settings), NOTHING, NOTHING)
+
+
+async def test_it_goes_over_the_wire(gateway: Any, raw: Any) -> None:
+    route = {
+        "name": "maintenance",
+        "path": "/admin/*",
+        "respond": {
+            "status": 503,
+            "headers": {"Retry-After": "600"},
+            "json": {"detail": "back soon", "you": "{client_ip}"},
+        },
+    }
+    client = await raw(await gateway({"routes": [route]}))
+    message = await client.ask(b"GET /admin/x HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert message.status == 503
+    assert json.loads(message.body) == {"detail": "back soon", "you": "127.0.0.1"}
+    assert message.all("content-type") == [b"application/json"]
+    assert message.all("retry-after") == [b"600"]
+    message = await client.ask(b"HEAD /admin/x HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert message.body == b""
+    assert message.all("content-length") == [b"43"]

@@ -434,3 +434,84 @@ async def test_a_file_that_is_opened_for_a_client_that_has_left_is_closed(
             break
         await asyncio.sleep(0.01)
     assert descriptors() == set()
+
+
+# ── over a socket ──
+
+
+@pytest.fixture
+async def connection(site: Site, gateway: Any, raw: Any) -> Any:
+    """A client of a gateway that serves the site."""
+    route = {
+        "name": "site",
+        "path": "/*",
+        "static": {"root": str(site.root), "max_age": "1h", "fallback": "/index.html"},
+        "headers": {"response": {"set": {"X-Edited": "yes"}}},
+    }
+    return await raw(await gateway({"routes": [route]}))
+
+
+def line(target: str, *fields: str, method: str = "GET") -> bytes:
+    head = [f"{method} {target} HTTP/1.1", "Host: www.example.com", *fields, "", ""]
+    return "\r\n".join(head).encode()
+
+
+async def test_files_are_served_over_a_connection_that_stays(connection: Any) -> None:
+    message = await connection.ask(line("/a.txt"))
+    assert (message.status, message.body) == (200, b"0123456789")
+    assert message.all("content-type") == [b"text/plain; charset=utf-8"]
+    assert message.all("cache-control") == [b"max-age=3600"]
+    assert message.all("x-edited") == [b"yes"]
+    assert len(message.all("date")) == 1
+    (tag,) = message.all("etag")
+    message = await connection.ask(line("/a.txt", f"If-None-Match: {tag.decode()}"))
+    assert (message.status, message.body) == (304, b"")
+    message = await connection.ask(line("/big.bin"))
+    assert (message.status, message.body) == (200, BIG)
+    message = await connection.ask(line("/big.bin", "Range: bytes=1000000-"))
+    assert (message.status, message.body) == (206, BIG[1_000_000:])
+    message = await connection.ask(line("/big.bin", method="HEAD"), method="HEAD")
+    assert message.all("content-length") == [b"%d" % len(BIG)]
+    message = await connection.ask(line("/a.txt", method="HEAD"), method="HEAD")
+    assert message.all("content-length") == [b"10"]
+    message = await connection.ask(line("/big.bin", "Range: bytes=9999999-"))
+    assert message.all("content-range") == [b"bytes */%d" % len(BIG)]
+    message = await connection.ask(line("/docs"))
+    assert (message.status, message.all("location")) == (308, [b"/docs/"])
+    message = await connection.ask(line("/app/route", "Accept: text/html"))
+    assert (message.status, message.body) == (200, b"<p>home</p>")
+    message = await connection.ask(line("/a.txt", "Content-Length: 0", method="POST"))
+    assert (message.status, message.all("allow")) == (405, [b"GET, HEAD"])
+    message = await connection.ask(line("/none.js"))
+    assert (message.status, b"not_found" in message.body) == (404, True)
+
+
+@pytest.mark.parametrize("target", [one for one in ATTACKS if one.startswith("/")])
+async def test_no_attack_gets_a_secret_over_a_connection(connection: Any, target: str) -> None:
+    message = await connection.ask(line(target.replace("\\", "%5C"), "Accept: text/plain"))
+    assert message.status in (400, 404)
+    assert b"secret" not in message.body
+
+
+async def test_a_client_that_leaves_midway_leaves_no_file_open(
+    site: Site, connection: Any, gateway: Any
+) -> None:
+    site.write("huge.bin", BIG * 32)
+    await connection.send(line("/huge.bin"))
+    await connection.head()
+    assert len(descriptors()) == 1
+    connection.close()
+    for _ in range(300):
+        if not descriptors():
+            break
+        await asyncio.sleep(0.01)
+    assert descriptors() == set()
+
+
+async def test_a_client_sees_that_a_file_was_cut(site: Site, connection: Any) -> None:
+    site.write("huge.bin", BIG * 64)
+    await connection.send(line("/huge.bin"))
+    head = await connection.head()
+    os.truncate(site.root / "huge.bin", 10)
+    body = await connection.rest()
+    assert len(body) < int(head.get("content-length"))
