@@ -146,10 +146,10 @@ class Path:
 
         Captures are the bytes that came; the canonical form is what the path was matched by.
         """
-        if not self.captures:
-            return None
         if self.regex is not None:
-            return _groups_of(self.regex)
+            return _groups_of(self.regex) if self.regex.groupindex else None
+        if not self.names and self.rest is None:
+            return None
         if self.rest is None and len(self.names) == 1:
             ((name, index),) = self.names
             cuts = index + 1

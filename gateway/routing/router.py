@@ -262,6 +262,20 @@ class Router(Generic[R]):
             raise self._refusal(view, path)
         return entry, raw, view.target
 
+    def tables(self, host: str) -> list[tuple[str, Tree[R]]]:
+        """(host pattern, its path tables), of every pattern that takes all hosts that `host`,
+        itself a pattern, takes. Empty text stands for any host.
+        """
+        found = [("", self._any)]
+        dot = host.find(".")
+        while dot >= 0:
+            if host[dot:] in self._suffixes:
+                found.append((host[dot:], self._suffixes[host[dot:]]))
+            dot = host.find(".", dot + 1)
+        if host in self._hosts:
+            found.append((host, self._hosts[host][0]))
+        return found
+
     def _match_odd(self, view: Request) -> tuple[R, dict[str, str], str]:
         entry, path, target = self.decide(view)
         capture = entry.capture
