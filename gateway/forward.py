@@ -20,6 +20,8 @@ from gateway.routing.rewrite import compile_host, compile_rewrite
 from gateway.upstream import retry
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp import StreamReader
     from aiohttp.http_parser import RawResponseMessage
 
@@ -39,8 +41,12 @@ _random = Random().random  # noqa: S311 - spread, not secrecy
 class Switch:
     """The body of a 101: an upstream connection that speaks another protocol from now on."""
 
-    def __init__(self, wire: Wire, idle: float, max_age: float) -> None:
+    def __init__(
+        self, wire: Wire, idle: float, max_age: float, counted: Callable[[Exchange], None]
+    ) -> None:
         self.wire = wire
+        self.counted = counted
+        """To be called once the 101 is out: a tunnel counts when it opens, not when it ends."""
         self.idle = idle
         self.max_age = max_age
 
@@ -54,6 +60,7 @@ class Forward:
         assert isinstance(answer, effective.Forward)
         self._clients = clients
         self._clock = build.clock
+        self._count_upgraded = build.metrics.route(route.name).upgraded
         self._branches = [
             (branch.weight, build.upstreams[branch.upstream]) for branch in answer.branches
         ]
@@ -319,7 +326,7 @@ class Forward:
         reply = Reply(
             101,
             lines,
-            Switch(wire, idle, max_age),
+            Switch(wire, idle, max_age, self._count_upgraded),
             phrase=message.reason.encode("utf-8", "surrogateescape"),
         )
         if self._response_edits is not None:
@@ -402,6 +409,8 @@ def release(exchange: Exchange, *, whole: bool = True) -> None:
         return
     exchange.target_in_use = None
     target.in_flight -= 1
+    if whole:
+        target.last_byte(target.clock.now() - exchange.sent_at)
     if pump is not None:
         exchange.pump = None
         if not pump.done():

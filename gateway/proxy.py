@@ -233,6 +233,7 @@ class Proxy:
         exchange.status, exchange.source = 101, "upstream"
         transport.write(b"".join(head))
         exchange.replied_at = self.clock.now()
+        switch.counted(exchange)
         await tunnel(
             exchange, switch.wire, clock=self.clock, idle=switch.idle, max_age=switch.max_age,
             websocket=exchange.upgrade == "websocket", tunnels=self.tunnels,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +34,8 @@ class LastReload(Protocol):
     @property
     def at(self) -> float: ...
     @property
+    def successful(self) -> bool: ...
+    @property
     def error(self) -> str | None: ...
 
 
@@ -46,7 +49,7 @@ class Served(Protocol):
     @property
     def generation(self) -> int: ...
     @property
-    def last_reload(self) -> LastReload | None: ...
+    def last_reload(self) -> LastReload: ...
     @property
     def ready(self) -> bool: ...
     @property
@@ -161,9 +164,12 @@ async def health(request: web.Request) -> web.Response:
     """The state in words; always 200, for it is told to people."""
     gateway = request.app[GATEWAY]
     last = gateway.last_reload
-    told = None
-    if last is not None:
-        told = {"at": last.at, "successful": not last.error, "error": last.error or None}
+    moment = datetime.fromtimestamp(last.at, UTC).isoformat(timespec="seconds")
+    told = {
+        "at": moment.replace("+00:00", "Z"),
+        "successful": last.successful,
+        "error": last.error,
+    }
     return _answer(
         {
             "status": _state(gateway),

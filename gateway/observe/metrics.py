@@ -90,7 +90,7 @@ class RouteMeter:
         self.in_flight += 1
 
     def upgraded(self, exchange: Exchange) -> None:
-        """The 101 is out, `exchange.replied_at` and `exchange.upgraded` are set: the request counts
+        """The 101 is out, `exchange.status` and `exchange.replied_at` are set: the request counts
         now, not at its end.
         """
         self.in_flight -= 1
@@ -99,7 +99,7 @@ class RouteMeter:
 
     def finish(self, exchange: Exchange) -> None:
         """The exchange has ended and `exchange.ended` is set."""
-        if exchange.upgraded:
+        if exchange.status == 101:  # `upgraded` has counted it
             self.websockets -= 1
         else:
             self.in_flight -= 1
@@ -215,7 +215,9 @@ class UpstreamMeter:
 
     def last_byte(self, seconds: float) -> None:
         """A response is complete, `seconds` after the request was written."""
-        self.last_bytes.observe(seconds)
+        histogram = self.last_bytes
+        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
+        histogram.total += seconds
 
     def retried(self, reason: str, outcome: str) -> None:
         """A try failed for `reason`. `outcome`: success, failure, no_budget, not_replayable."""

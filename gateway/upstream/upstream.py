@@ -18,7 +18,7 @@ from gateway.upstream.wire import Dialer, Endpoint
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gateway.clock import Clock
     from gateway.config import model
@@ -42,6 +42,8 @@ class Target:
         self.in_flight = 0
         self.clock = clock
         self.connections: Connections
+        self.last_byte: Callable[[float], None]
+        """Counts a whole response, by the seconds since its request was written."""
 
     def __repr__(self) -> str:
         return f"<Target {self.name}: weight {self.weight}, {self.in_flight} in flight, {self.connections.open} open>"
@@ -156,6 +158,7 @@ class Upstream:
         target = Target(url, pool.context, pool.tls.server_name, self.clock)
         dialer = Dialer(functools.partial(pool.session, target.unix), target.endpoint, self.clock)
         target.connections = Connections(dialer, self.clock, self.meter)
+        target.last_byte = self.meter.last_byte
         return target
 
 

@@ -69,9 +69,10 @@ def configuration(**parts: Any) -> effective.Config:
     return effective.Config(**{**given, **parts})
 
 
-@dataclass
+@dataclass(frozen=True)
 class LastReload:
     at: float
+    successful: bool = True
     error: str | None = None
 
 
@@ -82,7 +83,7 @@ class StandIn:
     config: effective.Config = field(default_factory=configuration)
     metrics: Metrics = field(default_factory=lambda: Metrics(model.Metrics()))
     generation: int = 7
-    last_reload: LastReload | None = None
+    last_reload: LastReload = LastReload(1000.5)
     ready: bool = True
     draining: bool = False
 
