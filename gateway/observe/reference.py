@@ -154,8 +154,8 @@ def _entry(word: str, error: type[GatewayError]) -> str:
     kind = f"`{error.proxy_error}`" if error.proxy_error else "none"
     return (
         f"### {word}\n\n"
-        f"{error.title}. Status {_status(word, error)}, RFC 9209 type {kind}.\n\n"
-        f"{ADVICE[word]}\n"
+        f"`{word}` · status {_status(word, error)} · RFC 9209 type {kind}\n\n"
+        f"{error.title}. {ADVICE[word]}\n"
     )
 
 
