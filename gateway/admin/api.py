@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,6 +56,8 @@ class Served(Protocol):
     @property
     def draining(self) -> bool: ...
 
+
+log = logging.getLogger("gateway.admin")
 
 GATEWAY = web.AppKey("gateway", Served)
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -110,6 +113,10 @@ async def _in_json(request: web.Request, handler: Answer) -> web.StreamResponse:
     except web.HTTPMethodNotAllowed as error:
         allow = ", ".join(sorted(error.allowed_methods))
         return _refusal(405, f"{request.path} takes {allow}", Allow=allow)
+    except Exception:
+        # A mistake here is told by us, in JSON: aiohttp's own page and log line are neither.
+        log.exception("admin_failed", extra={"path": request.path})
+        return _refusal(500, "a mistake in the gateway; its service log has the traceback")
 
 
 @web.middleware
@@ -257,8 +264,6 @@ def _target(target: Target) -> dict[str, Any]:
 
 async def explained(request: web.Request) -> web.Response:
     """`gateway explain`, asked of the configuration that serves."""
-    from gateway.explain import explain  # noqa: PLC0415 - few who scrape ever ask
-
     asked = request.query
     headers = []
     for line in asked.getall("header", []):
@@ -268,6 +273,8 @@ async def explained(request: web.Request) -> web.Response:
         headers.append((name.strip(), value.strip()))
     if "url" not in asked:
         return _refusal(400, "name a request: /explain?method=GET&url=http://example.com/path")
+    from gateway.explain import explain  # noqa: PLC0415 - few who scrape ever ask
+
     try:
         found = explain(
             request.app[GATEWAY].snapshot.config,

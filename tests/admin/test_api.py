@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -256,3 +257,53 @@ async def test_reading_does_not_count_as_traffic(ask: Ask) -> None:
     before = dict(route.cells)
     await ask(gateway, "/routes")
     assert (route.cells, list(gateway.metrics.routes)) == (before, ["orders"])
+
+
+async def test_a_mistake_of_ours_is_told_in_json_and_in_the_service_log(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(accept: str | None) -> tuple[bytes, str]:
+        raise RuntimeError("secret detail")
+
+    gateway = StandIn()
+    monkeypatch.setattr(gateway.metrics, "exposition", broken)
+    answer = await ask(gateway, "/metrics")
+    assert (answer.status, answer.content_type) == (500, "application/json")
+    assert "secret detail" not in await answer.text()
+    assert [record.getMessage() for record in caplog.records] == ["admin_failed"]
+    assert caplog.records[0].exc_info is not None
+
+
+# ── explain ──
+
+
+async def test_explain_is_asked_of_the_configuration_that_serves(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+
+    def explain(*given: Any, **named: Any) -> Any:
+        calls.append((given, named))
+        if given[2] == "nonsense":
+            raise ValueError("not a URL")
+        return SimpleNamespace(json=lambda: {"route": "orders"})
+
+    monkeypatch.setitem(
+        sys.modules, "gateway.explain", cast("Any", SimpleNamespace(explain=explain))
+    )
+    gateway = StandIn()
+    query = "method=POST&url=http://a.test/x%3Fy=1&header=X-A:%201&header=X-B:2&client_ip=10.0.0.1"
+    answer = await ask(gateway, f"/explain?{query}")
+    assert (answer.status, await answer.json()) == (200, {"route": "orders"})
+    fields = [("X-A", "1"), ("X-B", "2")]
+    expected = (gateway.config, "POST", "http://a.test/x?y=1", fields)
+    assert calls == [(expected, {"client_ip": "10.0.0.1"})]
+    wrong = await ask(gateway, "/explain?url=nonsense")
+    assert (wrong.status, (await wrong.json())["detail"]) == (400, "not a URL")
+
+
+@pytest.mark.parametrize("query", ["", "?method=GET", "?url=http://a.test/&header=nonsense"])
+async def test_a_question_that_is_none_is_told_what_to_write(ask: Ask, query: str) -> None:
+    answer = await ask(StandIn(), f"/explain{query}")
+    assert (answer.status, answer.content_type) == (400, "application/json")
+    assert "=" in (await answer.json())["detail"]
