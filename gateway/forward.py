@@ -275,13 +275,15 @@ class Forward:
         for _ in range(INTERIM_ANSWERS):
             if message.code >= 200 or message.code == 101:
                 return message, payload
+            if message.code < 100:
+                break
             if message.code == 103 and not exchange.http10:
                 head = ResponseHead(message, self._response_table, bodiless=False)
                 client = exchange.incoming.protocol.transport
                 if client is not None:
                     client.write(b"".join((status_line(103, "Early Hints"), *head.lines, b"\r\n")))
             message, payload = await wire.head()
-        raise errors.UpstreamBadResponse("too many interim answers")
+        raise errors.UpstreamBadResponse("too many interim answers, or one that is none")
 
     def _reply(
         self, exchange: Exchange, wire: Wire, message: RawResponseMessage, payload: StreamReader
@@ -290,6 +292,9 @@ class Forward:
         status = message.code
         if message.version[0] != 1 or not 101 <= status <= 999:
             raise errors.UpstreamBadResponse("the status line is invalid")
+        phrase = message.reason.encode("utf-8", "surrogateescape")
+        if not headers.clean(phrase, 0):
+            raise errors.UpstreamBadResponse("the reason phrase has a control byte")
         bodiless = exchange.method == "HEAD" or status == 304
         head = ResponseHead(message, self._response_table, bodiless=bodiless)
         lines = head.lines
@@ -307,7 +312,7 @@ class Forward:
         ):
             idle = max(idle, EVENT_STREAM_IDLE)
         body = relay.Download(wire, payload, head.length, idle, empty=empty)
-        reply = Reply(status, lines, body, phrase=message.reason.encode("utf-8", "surrogateescape"))
+        reply = Reply(status, lines, body, phrase=phrase)
         if self._response_edits is not None:
             self._response_edits.add(exchange, reply)
         return reply

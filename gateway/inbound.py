@@ -155,7 +155,8 @@ def _check_host(exchange: Exchange, authority: str | None) -> None:
             return
         exchange.close = True
         raise errors.BadRequest("the Host field is missing")
-    if _HOST.fullmatch(authority) is None:
+    matched = _HOST.fullmatch(authority)
+    if matched is None or int(matched[1] or 0) > 65_535:
         exchange.close = True
         raise errors.BadRequest("the Host field is not a host")
     if len(_valid_hosts) < _REMEMBERED:
@@ -165,6 +166,9 @@ def _check_host(exchange: Exchange, authority: str | None) -> None:
 def _body(exchange: Exchange, message: RawRequestMessage) -> None:
     exchange.has_body = True
     if message.chunked:
+        if exchange.headers.get("Transfer-Encoding", "").strip(" \t").lower() != "chunked":
+            exchange.close = True
+            raise errors.NotImplementedByGateway("a transfer coding other than chunked")
         if exchange.http10:
             exchange.close = True
             raise errors.BadRequest("HTTP/1.0 has no chunked bodies")  # RFC 9112 section 6.1

@@ -295,6 +295,10 @@ async def unmatched(exchange: Exchange) -> Reply:
 def _refused(exchange: Exchange, error: errors.GatewayError) -> None:
     """No route will see it; still, the log says who asked, and the answer has its request id."""
     exchange.refusal = error
+    if isinstance(error, errors.BadRequest):
+        exchange.close = (
+            True  # whoever speaks broken HTTP is not trusted with where the next request begins
+        )
     if not exchange.client_ip:
         with contextlib.suppress(errors.GatewayError):
             exchange.snapshot.clients.identify(exchange)
