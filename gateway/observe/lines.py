@@ -260,6 +260,9 @@ def _values(masks: Masks, wall: Wall) -> dict[str, Text]:
             return lambda x: masks.url(x.headers.get(name, ""))
         return lambda x: x.headers.get(name, "")
 
+    def absent(_: Exchange) -> str:
+        return ""
+
     return {
         "time": lambda _: stamp(),
         "trace_id": lambda x: x.trace_id,
@@ -269,6 +272,8 @@ def _values(masks: Masks, wall: Wall) -> dict[str, Text]:
         "status": lambda x: str(x.status),
         "source": lambda x: x.source,
         "reason": lambda x: x.reason,
+        "consumer": absent,
+        "tls": absent,
         "duration_ms": lambda x: f"{(x.ended - x.began) * 1000:.3f}",
         "overhead_ms": lambda x: _milliseconds(x, x.sent_at - x.began + x.replied_at - x.head_at),
         "upstream_ms": lambda x: _milliseconds(x, x.head_at - x.sent_at),

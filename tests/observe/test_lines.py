@@ -208,6 +208,14 @@ def test_values_in_a_template_can_not_end_the_line_or_their_quotes() -> None:
     assert line(one, format='"{user_agent}"') == '"a\\"b\\\\c\\x1b\\x85\\u202e\\xff"'
 
 
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_of_json_is_a_placeholder_with_the_same_value(name: str) -> None:
+    one = exchange({"User-Agent": "me", "Referer": "r"}, query="a=1", trace_id="ab" * 16)
+    told = read(one)[name]
+    text = line(one, format=f"{{{name}|nothing}}")
+    assert text == ("nothing" if told is None else f"{told:.3f}" if "_ms" in name else str(told))
+
+
 def test_an_unknown_placeholder_is_refused() -> None:
     with pytest.raises(ValueError, match="nonsense"):
         compile_line(model.AccessLog(format="{nonsense}"), lambda: MOMENT)
