@@ -232,3 +232,55 @@ PathText = Annotated[
         }
     ),
 ]
+
+
+# ── names and numbers of HTTP ───────────────────────────────────────────────────────────────────
+
+Count = Annotated[int, Field(ge=1)]
+RealPort = Annotated[int, Field(ge=1, le=65535)]
+Status = Annotated[int, Field(ge=400, le=599)]
+
+FRAMING = frozenset(
+    (
+        *("connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer"),
+        *("transfer-encoding", "upgrade"),
+    )
+)
+"""Fields of one connection: the gateway makes them itself (RFC 9110, section 7.6.1)."""
+
+
+def _token(value: object) -> str:
+    word = _text(value, "a name")
+    if not is_token(word):
+        raise refuse(f"{word!r} is no name: letters, digits and - are wanted")
+    return word
+
+
+def _header_name(value: object) -> str:
+    word = _text(value, "the name of a header")
+    if not is_token(word):
+        raise refuse(f"{word!r} is no name of a header: write one such as X-Tenant")
+    return word
+
+
+def _header_value(value: object) -> object:
+    if isinstance(value, str) and any(
+        (ord(character) < 32 and character != "\t") or ord(character) == 127 for character in value
+    ):
+        raise refuse("the value of a header holds no line breaks or control characters")
+    return value
+
+
+def _upstream_host(value: object) -> str:
+    word = _text(value, "pass, target or a name")
+    if word in ("pass", "target"):
+        return word
+    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d+)?", word):
+        raise refuse(f"{word!r} is no host: write pass, target, or a name such as api.internal")
+    return word
+
+
+Token = Annotated[str, BeforeValidator(_token)]
+HeaderName = Annotated[str, BeforeValidator(_header_name)]
+HeaderValue = Annotated[str, BeforeValidator(_header_value)]
+UpstreamHost = Annotated[str, BeforeValidator(_upstream_host)]

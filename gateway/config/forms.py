@@ -10,7 +10,18 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, model_validator
 
@@ -24,6 +35,8 @@ TRUE = frozenset({"true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"}
 FALSE = frozenset({"false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF"})
 NULL = frozenset({"", "~", "null", "Null", "NULL"})
 OFF = FALSE | NULL
+OFF_TEXT = NULL | {"off", "Off", "OFF", "false", "False", "FALSE"}
+"""Off where a text may stand: `NO` may be a country."""
 UNLIMITED = OFF | {"unlimited"}
 
 
@@ -35,7 +48,7 @@ def is_off(value: object) -> bool:
 class Model(BaseModel):
     """Frozen, and closed: an unknown key is an error that names the nearest known one."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     short: ClassVar[str | None] = None
     """The key that a value written in place of the mapping stands for."""
@@ -99,6 +112,9 @@ class Model(BaseModel):
             value = cls.full_form(value)
         if type(value) is not Map:
             return value
+        if value.flow and value and all(item == "" for item in value.values()):
+            word = "{" + ", ".join(value) + "}"
+            raise refuse(f"a plain {{ starts a mapping in YAML: put it in quotes, '{word}'")
         table = cls.table()
         read: dict[str, Any] = {}
         for key, item in cls.adjusted(value).items():
@@ -115,6 +131,24 @@ class Model(BaseModel):
         """A copy with other values, without validation; what is given counts as written."""
         values = {**self.__dict__, **changes}
         return type(self).model_construct(self.model_fields_set | set(changes), **values)
+
+
+D = TypeVar("D", bound=Model)
+
+
+def built_in(kind: type[D], **values: Any) -> Callable[[], D]:
+    """The default of a field: made when it is first wanted, and shared by all that have it.
+
+    pydantic would copy a default for each instance, which is most of the time of a large file.
+    """
+    made: list[D] = []
+
+    def default() -> D:
+        if not made:
+            made.append(kind.model_construct(set(), **values))
+        return made[0]
+
+    return default
 
 
 def around(value: Text | Seq, items: dict[str, Any]) -> Map:
@@ -140,7 +174,7 @@ def reader(annotation: Any, metadata: tuple[Any, ...] = ()) -> Reader:
     if origin is tuple:
         return _list(reader(get_args(annotation)[0]))
     if origin is dict:
-        return _dict(reader(get_args(annotation)[1]))
+        return _dict(_entry_reader(get_args(annotation)[1]))
     if annotation is Any:
         return plain_json
     if annotation is str:
@@ -236,11 +270,11 @@ def _union(members: tuple[Any, ...]) -> Reader:
     inner = reader(rest[0]) if len(rest) == 1 else _either(rest)
     if len(rest) == len(members):
         return inner
-    if inner is _str and rest[0] is str:
+    if inner is _str:
 
         def text(value: Any) -> Any:
-            off = isinstance(value, Text) and value.plain and value in OFF
-            return None if off else _str(value)
+            off = isinstance(value, Text) and value.plain and value in OFF_TEXT
+            return None if off else inner(value)
 
         return text
     words = OFF if _is_model(rest[0]) else UNLIMITED
@@ -250,6 +284,20 @@ def _union(members: tuple[Any, ...]) -> Reader:
         return None if off else inner(value)
 
     return optional
+
+
+def _entry_reader(annotation: Any) -> Reader:
+    """Of an entry of a map of free text only null takes an inherited one away."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
+    if type(None) not in members:
+        return reader(annotation)
+    inner = reader(members[0])
+
+    def entry(value: Any) -> Any:
+        none = isinstance(value, Text) and value.plain and value in NULL
+        return None if none else inner(value)
+
+    return entry
 
 
 def _is_model(annotation: Any) -> bool:
@@ -265,7 +313,7 @@ def _either(members: list[Any]) -> Reader:
 
     def either(value: Any) -> Any:
         if isinstance(value, Text):
-            if value in words or str in members:
+            if value in words or any(reader(member) is _str for member in members):
                 return _str(value)
             return many(value)
         return many(value)

@@ -382,7 +382,7 @@ class _Assembling:
 
 
 _UPSTREAM_DEFAULTS = {
-    name: info.get_default()
+    name: info.get_default(call_default_factory=True)
     for name, info in model.Upstream.model_fields.items()
     if name != "targets"
 }

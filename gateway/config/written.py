@@ -11,7 +11,7 @@ from pydantic import Field
 
 from gateway.config import model
 from gateway.config.addresses import Method
-from gateway.config.forms import Model
+from gateway.config.forms import Model, built_in
 from gateway.config.scalars import HostPattern, Watched
 
 ANSWERS = ("to", "split", "static", "redirect", "respond")
@@ -44,9 +44,13 @@ class Defaults(model.Policies):
     }
 
     balance: model.Balance = Field("p2c", description="how upstreams choose a target")
-    pool: model.Pool = Field(model.Pool(), description="connections that upstreams keep")
+    pool: model.Pool = Field(
+        default_factory=built_in(model.Pool), description="connections that upstreams keep"
+    )
     host: str = Field("pass", description="the Host that upstreams see: pass, target or a name")
-    tls: model.UpstreamTls = Field(model.UpstreamTls(), description="TLS towards upstreams")
+    tls: model.UpstreamTls = Field(
+        default_factory=built_in(model.UpstreamTls), description="TLS towards upstreams"
+    )
 
 
 class Route(model.Policies):
@@ -59,10 +63,11 @@ class Route(model.Policies):
     )
     host: tuple[HostPattern, ...] = Field((), description="host names; none: any")
     path: model.PathPattern = Field(
-        model.PathPattern(text="/*"), description="a path, a prefix, a template or a regex"
+        default_factory=built_in(model.PathPattern, text="/*"),
+        description="a path, a prefix, a template or a regex",
     )
     methods: tuple[Method, ...] = Field((), description="methods; none: any")
-    when: model.When = Field(model.When(), description="further conditions")
+    when: model.When = Field(default_factory=built_in(model.When), description="further conditions")
     priority: int = Field(0, description="the highest wins before anything else is compared")
     use: tuple[str, ...] = Field((), description="profiles, in this order")
     to: tuple[Watched, ...] | None = Field(None, description="a URL, URLs, or an upstream's name")
@@ -79,14 +84,26 @@ class Document(Model):
 
     version: Literal[1] = Field(1, description="of the language")
     include: tuple[str, ...] = Field((), description="further files: names or globs")
-    server: model.Server = Field(model.Server(), description="what holds for all requests")
+    server: model.Server = Field(
+        default_factory=built_in(model.Server), description="what holds for all requests"
+    )
     listeners: tuple[model.Listener, ...] = Field((), description="where clients connect")
-    admin: model.Admin | None = Field(model.Admin(), description="metrics, health and state")
-    observability: model.Observability = Field(model.Observability(), description="what is seen")
-    errors: model.Errors = Field(model.Errors(), description="what failures look like")
-    upstreams: dict[str, model.Upstream] = Field({}, description="named groups of targets")
-    profiles: dict[str, Profile] = Field({}, description="named sets of policies")
-    defaults: Defaults = Field(Defaults(), description="policies of every route")
+    admin: model.Admin | None = Field(
+        default_factory=built_in(model.Admin), description="metrics, health and state"
+    )
+    observability: model.Observability = Field(
+        default_factory=built_in(model.Observability), description="what is seen"
+    )
+    errors: model.Errors = Field(
+        default_factory=built_in(model.Errors), description="what failures look like"
+    )
+    upstreams: dict[str, model.Upstream] = Field(
+        default_factory=dict, description="named groups of targets"
+    )
+    profiles: dict[str, Profile] = Field(default_factory=dict, description="named sets of policies")
+    defaults: Defaults = Field(
+        default_factory=built_in(Defaults), description="policies of every route"
+    )
     routes: tuple[Route, ...] = Field((), description="which requests go where")
     tests: tuple[model.InlineTest, ...] = Field((), description="what `gateway check` tries")
 
