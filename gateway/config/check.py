@@ -1,57 +1,248 @@
-"""Rules across fields: names that must exist, places that may not be taken twice, values that exclude each other.
+"""Rules across fields: places that may not be taken twice, values that exclude each other.
 
-Rules of this file: one function for each rule or family of rules; each reports everything that it finds and never stops.
+Rules of this file: one function for each rule or family of rules; each reports everything that it
+finds, at the place where it is written, and never stops. Routes are compared by
+`routing.conflicts`, which knows what they match; names that must exist are in `references`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from gateway import errors as reasons
+from gateway.config import effective, model, placeholders, references
+from gateway.config.addresses import FRAMING
+from gateway.config.policies import upgrade_problem
 from gateway.config.words import nearest
 
 if TYPE_CHECKING:
-    from gateway.config import effective
+    from collections.abc import Iterator
+
+    from gateway.config.effective import Problem
     from gateway.config.loading import Entry, Parts
     from gateway.config.report import Context
 
+Routes = list[tuple["Entry", effective.Route]]
 
-def check(
+
+def check(config: effective.Config, parts: Parts, routes: Routes, context: Context) -> None:
+    """Every rule, on all that could be read."""
+    references.check(parts, context, [listener.name for listener in config.listeners])
+    _server(parts, context)
+    _listeners(config, parts, context)
+    _access_log(config, parts, context)
+    _error_pages(parts.sections.get("errors"), config.errors, context)
+    _names_differ(routes, parts, context)
+    for name, entry in parts.upstreams.items():
+        if entry.values is not None:
+            _upstream(name, entry, context)
+    policies = _Policies(context)
+    for entry, route in routes:
+        _answer(entry, route, context)
+        policies.check(entry, route)
+    for entry in parts.tests:
+        if entry.values is not None:
+            _inline_test(entry, config, parts, context)
+    _conflicts(routes, context)
+    if not parts.routes:
+        raw = next((entry.raw for entry in parts.sections.values()), None)
+        place = raw.place if raw is not None else effective.Place(_first(config), 1, 1)
+        message = "there are no routes: every request is answered 404"
+        context.warnings.append(effective.Problem(place, "routes", message))
+
+
+def _first(config: effective.Config) -> str:
+    return config.files[0] if config.files else "configuration"
+
+
+def _conflicts(routes: Routes, context: Context) -> None:
+    # By name: routing stands above config in the layers, and this is the one thing that is asked.
+    conflicts = importlib.import_module("gateway.routing.conflicts")
+    ties, never = conflicts.find(tuple(route for _, route in routes))
+    context.problems.extend(ties)
+    context.warnings.extend(never)
+
+
+# ── the server and its listeners ────────────────────────────────────────────────────────────────
+
+
+def _server(parts: Parts, context: Context) -> None:
+    entry = parts.sections.get("server")
+    if entry is not None and entry.values is not None and entry.values.workers > 1:
+        message = "more than one worker is not supported yet: write 1"
+        context.add(entry.raw, entry.path, ("workers",), message)
+
+
+def _listeners(config: effective.Config, parts: Parts, context: Context) -> None:
+    entries = [entry for entry in parts.listeners if entry.values is not None]
+    taken: list[tuple[model.Bind, Entry]] = []
+    names: dict[str, Entry] = {}
+    admin = parts.sections.get("admin")
+    for entry in entries:
+        bind: model.Bind = entry.values.bind
+        for other, first in taken:
+            if _overlap(bind, other):
+                message = f"{bind} is taken by {other}, at {first.raw.place}"
+                context.add(entry.raw, entry.path, ("bind",), message)
+        taken.append((bind, entry))
+        name = entry.values.name or str(bind)
+        first = names.setdefault(name, entry)
+        if first is not entry and bind.port != 0 and not _overlap(bind, first.values.bind):
+            message = f"two listeners are called {name!r}, the other at {first.raw.place}"
+            context.add(entry.raw, entry.path, ("name",), message)
+        elif first is not entry and bind.port == 0:
+            message = f"two listeners are called {name!r}: give each a name"
+            context.add(entry.raw, entry.path, ("name",), message)
+    _admin(config, admin, taken, context)
+    _redirects_somewhere(config, entries, context)
+
+
+def _admin(
     config: effective.Config,
-    parts: Parts,
-    routes: list[tuple[Entry, effective.Route]],
+    admin: Entry | None,
+    taken: list[tuple[model.Bind, Entry]],
     context: Context,
 ) -> None:
-    """Every rule, on all that could be read."""
-    _upstreams_exist(parts, routes, context)
-    _names_differ(parts, routes, context)
+    if config.admin is None or (admin is not None and admin.values is None):
+        return
+    for other, entry in taken:
+        if _overlap(config.admin.bind, other):
+            message = f"{other} is the address of the admin listener too"
+            context.add(entry.raw, entry.path, ("bind",), message)
 
 
-def _upstreams_exist(
-    parts: Parts, routes: list[tuple[Entry, effective.Route]], context: Context
-) -> None:
-    known = list(parts.upstreams)
-    for entry, route in routes:
-        branches = getattr(route.answer, "branches", ())
-        split = entry.values.split is not None
-        if not split and isinstance(branches, tuple) and len(branches) == 1:
-            from gateway.config.addresses import looks_like_url  # noqa: PLC0415
-
-            word = entry.values.to[0] if entry.values.to else ""
-            if not word or looks_like_url(word):
-                continue
-        for index, branch in enumerate(branches):
-            if branch.upstream not in parts.upstreams:
-                keys = ("split", index, "upstream") if split else ("to",)
-                message = (
-                    f"there is no upstream {branch.upstream!r}"
-                    f"{nearest(branch.upstream, known, known)}"
-                )
-                context.add(entry.raw, entry.path, keys, message)
+def _redirects_somewhere(config: effective.Config, entries: list[Entry], context: Context) -> None:
+    if any(route.match.host for route in config.routes):
+        return
+    for entry in entries:
+        if entry.values.redirect_to_https is not None:
+            message = "no route names a host, so there is none to redirect to https"
+            context.warn(entry.raw, entry.path, ("redirect_to_https",), message)
 
 
-def _names_differ(
-    parts: Parts, routes: list[tuple[Entry, effective.Route]], context: Context
-) -> None:
+_EVERY = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared, not bound
+
+
+def _overlap(one: model.Bind, other: model.Bind) -> bool:
+    """Whether two binds want the same address."""
+    if one.unix is not None or other.unix is not None:
+        return one.unix == other.unix
+    if one.port != other.port or one.port == 0:
+        return False
+    if one.host == other.host:
+        return True
+    either = {one.host, other.host} & _EVERY
+    # `::` is bound for IPv6 only, so it leaves IPv4 addresses free.
+    same_family = (":" in (one.host or "")) == (":" in (other.host or ""))
+    return bool(either) and same_family
+
+
+def _access_log(config: effective.Config, parts: Parts, context: Context) -> None:
+    entry, log = parts.sections.get("observability"), config.observability.access_log
+    if entry is None or log is None:
+        return
+    texts = {("access_log", "format"): log.format}
+    for name, text in log.fields.add.items():
+        texts["access_log", "fields", "add", name] = text  # type: ignore[index]
+    if log.format not in ("json", "combined") and "{" not in log.format:
+        hint = nearest(log.format, ("json", "combined"))
+        message = f"{log.format!r} is no format: write json, combined or a text with placeholders"
+        context.add(entry.raw, entry.path, ("access_log", "format"), message + hint)
+    for keys, text in texts.items():
+        for name in placeholders.names(text):
+            found = placeholders.problem(name, None, placeholders.LOG_ONLY)
+            if found is not None:
+                context.add(entry.raw, entry.path, keys, found)
+    for index, word in enumerate(log.fields.mask):
+        kind, _, name = word.partition(".")
+        if kind not in ("header", "cookie", "query") or not name:
+            message = f"{word!r} cannot be masked: write header.NAME, cookie.NAME or query.NAME"
+            context.add(entry.raw, entry.path, ("access_log", "fields", "mask", index), message)
+
+
+# ── error pages ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _error_pages(entry: Entry | None, errors: model.Errors, context: Context) -> None:
+    if entry is not None and entry.values is not None:
+        for keys, message in _page_problems(errors):
+            context.add(entry.raw, entry.path, keys, message)
+
+
+def _page_problems(errors: model.Errors) -> Iterator[tuple[tuple[str, ...], str]]:
+    if errors.format == "template" and errors.template is None:
+        yield ("format",), "format: template needs template: FILE"
+    if errors.template is not None:
+        if errors.format != "template" and "format" in errors.model_fields_set:
+            yield ("template",), f"format is {errors.format}: write format: template"
+        yield from _template_problems(errors.template)
+    for status, page in errors.pages.items():
+        if not (status.isascii() and status.isdigit() and 400 <= int(status) <= 599):
+            yield ("pages", status), f"{status!r} is no status of a failure: 400 to 599 are"
+        elif not _readable(page.file):
+            yield ("pages", status, "file"), f"{page.file} cannot be read"
+
+
+def _template_problems(file: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    try:
+        text = Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        yield ("template",), f"{file} cannot be read as UTF-8 text"
+        return
+    for name in placeholders.names(text):
+        found = placeholders.problem(name, None, placeholders.PAGE_ONLY)
+        if found is not None:
+            yield ("template",), f"{file}: {found}"
+
+
+def _readable(file: str) -> bool:
+    try:
+        with Path(file).open("rb"):
+            return True
+    except OSError:
+        return False
+
+
+# ── upstreams ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _upstream(name: str, entry: Entry, context: Context) -> None:
+    upstream: model.Upstream = entry.values
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+        message = f"{name!r} is no name: letters, digits, _ - and . are"
+        context.problems.append(effective.Problem(entry.key_place, entry.path, message))
+    _targets_differ(entry, upstream, "targets", context)
+    tls = upstream.tls
+    if (tls.cert is None) != (tls.key is None):
+        missing = "key" if tls.key is None else "cert"
+        context.add(
+            entry.raw, entry.path, ("tls",), f"{missing} is missing: cert and key go together"
+        )
+    for key in ("ca", "cert", "key"):
+        file = getattr(tls, key)
+        if file is not None and not _readable(file):
+            context.add(entry.raw, entry.path, ("tls", key), f"{file} cannot be read")
+    if tls.model_fields_set and not any(one.url.startswith("https:") for one in upstream.targets):
+        message = "no target is https, so tls has no effect"
+        context.warn(entry.raw, entry.path, ("tls",), message)
+
+
+def _targets_differ(entry: Entry, upstream: model.Upstream, key: str, context: Context) -> None:
+    seen = set()
+    for index, target in enumerate(upstream.targets):
+        if target.url in seen:
+            message = f"{target.url} is written twice: use weight for a larger share"
+            context.add(entry.raw, entry.path, (key, index), message)
+        seen.add(target.url)
+
+
+# ── routes ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _names_differ(routes: Routes, parts: Parts, context: Context) -> None:
     seen: dict[str, Entry] = {}
     for entry, route in routes:
         first = seen.setdefault(route.name, entry)
@@ -59,3 +250,182 @@ def _names_differ(
             hint = "" if entry.values.name else ": give each a name"
             message = f"two routes are called {route.name!r}, the other at {first.raw.place}{hint}"
             context.add(entry.raw, entry.path, ("name",), message)
+        elif not route.name.isprintable() or route.name == "_none":
+            context.add(entry.raw, entry.path, ("name",), f"{route.name!r} cannot be a name")
+        elif route.name in parts.upstreams and _is_anonymous(route):
+            message = (
+                f"the upstream of this route would be called {route.name!r}, as the one at "
+                f"{parts.upstreams[route.name].raw.place} is: give the route another name"
+            )
+            context.add(entry.raw, entry.path, ("name",), message)
+
+
+def _is_anonymous(route: effective.Route) -> bool:
+    found = route.origins.get("to")
+    forward = isinstance(route.answer, effective.Forward)
+    return forward and found is not None and route.answer.branches[0].upstream == route.name  # type: ignore[union-attr]
+
+
+def _answer(entry: Entry, route: effective.Route, context: Context) -> None:
+    values = entry.values
+    if values.split is not None:
+        seen = set()
+        for index, branch in enumerate(values.split):
+            if branch.upstream in seen:
+                message = f"{branch.upstream} stands in this split twice: add the weights"
+                context.add(entry.raw, entry.path, ("split", index, "upstream"), message)
+            seen.add(branch.upstream)
+    elif values.respond is not None:
+        for name in values.respond.headers:
+            if name.lower() in FRAMING:
+                message = f"{name} is made by the gateway for each connection"
+                context.add(entry.raw, entry.path, ("respond", "headers", name), message)
+    idle = _IDLE.get(_kind(route), ())
+    for key in idle:
+        if key in values.model_fields_set:
+            message = f"{key} has no effect on a route that answers with {_kind(route)}"
+            context.warn(entry.raw, entry.path, (key,), message)
+
+
+def _kind(route: effective.Route) -> str:
+    return type(route.answer).__name__.lower()
+
+
+_IDLE = {
+    "static": ("retry", "websocket", "upgrade"),
+    "redirect": ("retry", "websocket", "upgrade", "rewrite"),
+    "respond": ("retry", "websocket", "upgrade", "rewrite"),
+}
+"""Policies that do nothing where nothing is forwarded."""
+
+
+class _Policies:
+    """Checks of effective policies; the same inherited mistake is told once."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.told: set[Problem] = set()
+        self.pages: set[int] = set()
+        self.kept: list[model.Errors] = []
+
+    def check(self, entry: Entry, route: effective.Route) -> None:
+        """One route."""
+        paths: frozenset[str] | None = None
+        for keys, text in placeholders.texts(route):
+            for name in placeholders.names(text):
+                paths = placeholders.of_path(route.match.path) if paths is None else paths
+                found = placeholders.problem(name, paths)
+                if found is not None:
+                    self.add(entry, route, keys, found)
+        for keys, message in (*_rewrite_problems(route), *_header_problems(route)):
+            self.add(entry, route, keys, message)
+        for name in route.policies.upgrade:
+            found = upgrade_problem(name)
+            if found is not None:
+                self.add(entry, route, ("upgrade",), found)
+        self.errors(entry, route)
+
+    def errors(self, entry: Entry, route: effective.Route) -> None:
+        """Pages and templates; most routes share one value."""
+        errors = route.policies.errors
+        if id(errors) in self.pages:
+            return
+        self.pages.add(id(errors))
+        self.kept.append(errors)
+        for keys, message in _page_problems(errors):
+            self.add(entry, route, ("errors", *keys), message)
+
+    def add(
+        self, entry: Entry, route: effective.Route, keys: tuple[str, ...], message: str
+    ) -> None:
+        """Report at the place where the value is written, whatever layer that is."""
+        origins: Any = route.origins
+        found = origins.written(keys)
+        place = found[1].place if found is not None else entry.raw.place
+        where = ".".join(keys)
+        layer = found[0] if found is not None else "route"
+        path = f"{entry.path}.{where}" if layer == "route" else f"{_section(layer)}{where}"
+        problem = effective.Problem(place, path, message)
+        if problem not in self.told:
+            self.told.add(problem)
+            self.context.problems.append(problem)
+
+
+def _section(layer: str) -> str:
+    kind, _, name = layer.partition(" ")
+    if kind == "errors":
+        return ""
+    return f"{kind}s.{name}." if name else f"{kind}."
+
+
+def _rewrite_problems(route: effective.Route) -> Iterator[tuple[tuple[str, ...], str]]:
+    rewrite = route.policies.rewrite
+    if rewrite.path is not None:
+        for key in ("strip_prefix", "regex"):
+            if getattr(rewrite, key) is not None:
+                yield (
+                    ("rewrite", key),
+                    f"{key} and path exclude each other: path replaces all of it",
+                )
+    for key in ("strip_prefix", "add_prefix", "path"):
+        text = getattr(rewrite, key)
+        if text is not None and not text.startswith(("/", "{")):
+            yield ("rewrite", key), f"{text!r} is no path: write /{text}"
+    if rewrite.strip_prefix is not None and "{" in rewrite.strip_prefix:
+        yield ("rewrite", "strip_prefix"), "a prefix is fixed: use regex or path for captures"
+    if rewrite.regex is not None:
+        found = _replacement_problem(rewrite.regex)
+        if found is not None:
+            yield ("rewrite", "regex", "replace"), found
+
+
+def _replacement_problem(settings: model.RegexRewrite) -> str | None:
+    """Why a replacement does not fit its regex: tried on a regex that has the same groups."""
+    compiled = re.compile(settings.match)
+    named = {number: name for name, number in compiled.groupindex.items()}
+    groups = "".join(
+        f"(?P<{named[number]}>)" if number in named else "()"
+        for number in range(1, compiled.groups + 1)
+    )
+    try:
+        re.compile(groups).sub(settings.replace, "")
+    except (re.error, IndexError) as error:
+        return f"{settings.replace!r} does not fit the regex: {error}"
+    return None
+
+
+def _header_problems(route: effective.Route) -> Iterator[tuple[tuple[str, ...], str]]:
+    for way in ("request", "response"):
+        edits: model.HeaderEdits = getattr(route.policies.headers, way)
+        for key in ("set", "add"):
+            for name in getattr(edits, key):
+                if name.lower() in FRAMING:
+                    message = f"{name} is made by the gateway for each connection"
+                    yield ("headers", way, key, name), message
+                elif way == "request" and name.lower() == "host":
+                    message = "write rewrite: {host: …}, or host: in the upstream"
+                    yield ("headers", way, key, name), message
+
+
+# ── inline tests ────────────────────────────────────────────────────────────────────────────────
+
+
+def _inline_test(entry: Entry, config: effective.Config, parts: Parts, context: Context) -> None:
+    expect: model.TestExpect = entry.values.expect
+    names = [route.name for route in config.routes]
+    known_routes = {*names, *(str(one.raw.get("name", "")) for one in parts.routes if one.raw)}
+    if expect.route is not None and expect.route not in known_routes:
+        message = f"there is no route {expect.route!r}{nearest(expect.route, names, names)}"
+        context.add(entry.raw, entry.path, ("expect", "route"), message)
+    upstreams = {*config.upstreams, *parts.upstreams}
+    if expect.upstream is not None and expect.upstream not in upstreams:
+        message = f"there is no upstream {expect.upstream!r}{nearest(expect.upstream, upstreams, upstreams)}"
+        context.add(entry.raw, entry.path, ("expect", "upstream"), message)
+    words = reasons.reasons()
+    if expect.reason is not None and expect.reason not in words:
+        message = f"{expect.reason!r} is no reason{nearest(expect.reason, words)}"
+        context.add(entry.raw, entry.path, ("expect", "reason"), message)
+    forwarded = {"upstream", "upstream_path", "upstream_headers"} & expect.model_fields_set
+    if expect.status is not None and forwarded:
+        message = "a forwarded request has no status here: no upstream is asked"
+        context.add(entry.raw, entry.path, ("expect", "status"), message)

@@ -6,7 +6,7 @@ made only about parts that could be read. Names of parts that could not be read 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,13 @@ class Entry:
     raw: Any
     path: str
     values: Any
+    key: effective.Place | None = None
+
+    @property
+    def key_place(self) -> effective.Place:
+        """Where its name stands."""
+        place: effective.Place = self.raw.place
+        return self.key or place
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +133,7 @@ class Loading:
             return
         for name, raw in value.items():
             if name in entries:
-                first = entries[name].raw.place
+                first = entries[name].key_place
                 self.context.problems.append(
                     effective.Problem(
                         value.key_place(name),
@@ -135,9 +142,9 @@ class Loading:
                     )
                 )
                 continue
-            entries[name] = Entry(
-                raw, f"{key}.{name}", self.context.read(kind, raw, f"{key}.{name}")
-            )
+            path = f"{key}.{name}"
+            values = self.context.read(kind, raw, path)
+            entries[name] = Entry(raw, path, values, value.key_place(name))
 
     def _list(self, key: str, value: Any) -> None:
         if isinstance(value, Text) and is_off(value):
@@ -181,9 +188,7 @@ class Loading:
         )
         check(config, parts, routes, self.context)
         document = cache(lambda: masking.document(config, parts.sections, parts.listeners))
-        order = {name: number for number, name in enumerate(self.sources.files)}
-        del order
-        return _replaced(
+        return replace(
             config,
             warnings=tuple(_in_order(self.context.warnings, self.sources.files)),
             document=document,
@@ -193,12 +198,6 @@ class Loading:
     def _listener(entry: Entry) -> model.Listener:
         listener: model.Listener = entry.values
         return listener if listener.name else listener.replaced(name=str(listener.bind))
-
-
-def _replaced(config: effective.Config, **changes: Any) -> effective.Config:
-    from dataclasses import replace  # noqa: PLC0415
-
-    return replace(config, **changes)
 
 
 _SECTIONS: dict[str, type[Model]] = {
@@ -320,16 +319,10 @@ class _Assembling:
             upstream = self.upstream_layers.get(answer.branches[0].upstream)
             if upstream is not None:
                 layers.append(upstream)
-        for index, name in enumerate(entry.values.use):
+        for name in entry.values.use:
             profile = self.profile_layers.get(name)
             if profile is not None:
                 layers.append(profile)
-            elif name not in self.parts.profiles:
-                from gateway.config.words import nearest  # noqa: PLC0415
-
-                known = list(self.parts.profiles)
-                message = f"there is no profile {name!r}{nearest(name, known, known)}"
-                self.context.add(entry.raw, entry.path, ("use", index), message)
         return tuple(layers)
 
     def _answer(
@@ -338,14 +331,7 @@ class _Assembling:
         route: written.Route = entry.values
         given = [key for key in written.ANSWERS if getattr(route, key) is not None]
         if len(given) != 1:
-            place = entry.raw.key_place(given[1]) if given else entry.raw.place
-            message = (
-                f"a route has exactly one answer; this one has {' and '.join(given)}"
-                if given
-                else f"nothing answers: write one of {', '.join(written.ANSWERS)}"
-            )
-            self.context.problems.append(effective.Problem(place, entry.path, message))
-            return None
+            return None  # told by references
         if given == ["to"]:
             return self._forward(entry, name)
         if route.split is not None:
@@ -360,24 +346,15 @@ class _Assembling:
         words = entry.values.to
         raw = entry.raw["to"]
         if len(words) == 1 and not isinstance(raw, Seq) and not looks_like_url(words[0]):
-            return self._named(entry, words[0])
+            # An unknown name is told by references.
+            return effective.Forward(
+                (model.Branch.model_construct(upstream=str(words[0]), weight=1),)
+            )
+        # The URLs have been checked where the route was read.
         targets = masking.below("targets", raw)
-        found = len(self.context.problems)
-        upstream = self.context.read(model.Upstream, targets, entry.path)
-        if upstream is None:
-            for index in range(found, len(self.context.problems)):
-                problem = self.context.problems[index]
-                path = problem.path.replace(".targets", ".to", 1)
-                self.context.problems[index] = effective.Problem(
-                    problem.place, path, problem.message
-                )
-            return None
+        upstream = model.Upstream.model_validate(targets)
         made = self._upstream(name, Layer("route", upstream, targets), anonymous=True)
         self.anonymous[name] = made
-        return effective.Forward((model.Branch.model_construct(upstream=name, weight=1),))
-
-    def _named(self, entry: Entry, name: str) -> effective.Forward:
-        # An unknown name is told by check, together with those of split.
         return effective.Forward((model.Branch.model_construct(upstream=name, weight=1),))
 
 

@@ -42,7 +42,7 @@ class Page(Model):
 
     short = "file"
 
-    file: FilePath = Field(description="the page; placeholders are filled in")
+    file: FilePath = Field(description="the page, sent as it is")
     when_accepts: str | None = Field(None, description="only for clients that accept this type")
 
 

@@ -36,7 +36,10 @@ class Context:
             made = kind.model_validate(raw, context=self)
         except ValidationError as error:
             found = {}
-            for one in error.errors(include_url=False, include_context=True):
+            errors = error.errors(include_url=False, include_context=True)
+            for one in errors:
+                if one["type"] == "too_short" and _has_parts(one["loc"], errors):
+                    continue  # its entries are there, but wrong
                 problem = _problem(one, raw, path)
                 found.setdefault((problem.place, problem.path), problem)
             self.problems.extend(found.values())
@@ -104,12 +107,17 @@ def path_of(raw: Any, wanted: Text) -> str | None:
     return None
 
 
+def _has_parts(loc: tuple[str | int, ...], errors: list[Any]) -> bool:
+    return any(len(one["loc"]) > len(loc) and one["loc"][: len(loc)] == loc for one in errors)
+
+
 def _problem(found: Any, raw: Any, path: str) -> Problem:
     loc: tuple[str | int, ...] = found["loc"]
     if found["type"] == "missing":
         place, where = locate(raw, path, loc[:-1])
         return Problem(place, where, f"{loc[-1]} is missing")
-    place, where = locate(raw, path, loc, at_key=found["type"] == "extra_forbidden")
+    at_key = found["type"] == "extra_forbidden" or loc[-1:] == ("[key]",)
+    place, where = locate(raw, path, loc, at_key=at_key)
     return Problem(place, where, _message(found))
 
 

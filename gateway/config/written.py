@@ -5,18 +5,32 @@ Rules of this file: only what `load` takes apart; nothing after `merge` sees the
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from gateway.config import model
-from gateway.config.addresses import Method
+from gateway.config.addresses import Method, check_url, looks_like_url
 from gateway.config.forms import Model, built_in
-from gateway.config.scalars import HostPattern, Watched
+from gateway.config.nodes import Seq, Text, sequence
+from gateway.config.scalars import HostPattern, Trap, Watched
+
+if TYPE_CHECKING:
+    from gateway.config.nodes import Map
 
 ANSWERS = ("to", "split", "static", "redirect", "respond")
 LATER_ANSWERS = frozenset({"compose"})
 MATCH = ("host", "path", "methods", "when", "priority")
+
+
+def _url(written: Any) -> Any:
+    if not isinstance(written, Text):
+        return Trap("a URL is wanted; weights are written in an upstream, under targets")
+    try:
+        check_url(written)
+    except ValueError as error:
+        return Trap(str(error))
+    return written
 
 
 class Profile(model.Policies):
@@ -70,8 +84,12 @@ class Route(model.Policies):
     when: model.When = Field(default_factory=built_in(model.When), description="further conditions")
     priority: int = Field(0, description="the highest wins before anything else is compared")
     use: tuple[str, ...] = Field((), description="profiles, in this order")
-    to: tuple[Watched, ...] | None = Field(None, description="a URL, URLs, or an upstream's name")
-    split: tuple[model.Branch, ...] | None = Field(None, description="upstreams by weight")
+    to: Annotated[tuple[Watched, ...], Field(min_length=1)] | None = Field(
+        None, description="a URL, URLs, or an upstream's name"
+    )
+    split: Annotated[tuple[model.Branch, ...], Field(min_length=1)] | None = Field(
+        None, description="upstreams by weight"
+    )
     static: model.Static | None = Field(None, description="files")
     redirect: model.Redirect | None = Field(None, description="another address")
     respond: model.Respond | None = Field(None, description="a fixed answer")
