@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import errors as reasons
 from gateway.config import effective, model, placeholders, references
-from gateway.config.addresses import FRAMING
+from gateway.config.addresses import FRAMING, looks_like_url
+from gateway.config.nodes import Seq, Text
 from gateway.config.policies import upgrade_problem
 from gateway.config.words import nearest
 
@@ -46,7 +47,7 @@ def check(config: effective.Config, parts: Parts, routes: Routes, context: Conte
     for entry in parts.tests:
         if entry.values is not None:
             _inline_test(entry, config, parts, context)
-    _conflicts(routes, context)
+    _conflicts(config, context)
     if not parts.routes:
         raw = next((entry.raw for entry in parts.sections.values()), None)
         place = raw.place if raw is not None else effective.Place(_first(config), 1, 1)
@@ -58,10 +59,10 @@ def _first(config: effective.Config) -> str:
     return config.files[0] if config.files else "configuration"
 
 
-def _conflicts(routes: Routes, context: Context) -> None:
+def _conflicts(config: effective.Config, context: Context) -> None:
     # By name: routing stands above config in the layers, and this is the one thing that is asked.
     conflicts = importlib.import_module("gateway.routing.conflicts")
-    ties, never = conflicts.find(tuple(route for _, route in routes))
+    ties, never = conflicts.find(config.routes, config.server.ambiguous_paths)
     context.problems.extend(ties)
     context.warnings.extend(never)
 
@@ -252,7 +253,7 @@ def _names_differ(routes: Routes, parts: Parts, context: Context) -> None:
             context.add(entry.raw, entry.path, ("name",), message)
         elif not route.name.isprintable() or route.name == "_none":
             context.add(entry.raw, entry.path, ("name",), f"{route.name!r} cannot be a name")
-        elif route.name in parts.upstreams and _is_anonymous(route):
+        elif route.name in parts.upstreams and _is_anonymous(entry):
             message = (
                 f"the upstream of this route would be called {route.name!r}, as the one at "
                 f"{parts.upstreams[route.name].raw.place} is: give the route another name"
@@ -260,29 +261,35 @@ def _names_differ(routes: Routes, parts: Parts, context: Context) -> None:
             context.add(entry.raw, entry.path, ("name",), message)
 
 
-def _is_anonymous(route: effective.Route) -> bool:
-    found = route.origins.get("to")
-    forward = isinstance(route.answer, effective.Forward)
-    return forward and found is not None and route.answer.branches[0].upstream == route.name  # type: ignore[union-attr]
+def _is_anonymous(entry: Entry) -> bool:
+    to = entry.raw.get("to")
+    return isinstance(to, Seq) or (isinstance(to, Text) and looks_like_url(to))
 
 
 def _answer(entry: Entry, route: effective.Route, context: Context) -> None:
     values = entry.values
-    if values.split is not None:
-        seen = set()
-        for index, branch in enumerate(values.split):
-            if branch.upstream in seen:
-                message = f"{branch.upstream} stands in this split twice: add the weights"
-                context.add(entry.raw, entry.path, ("split", index, "upstream"), message)
-            seen.add(branch.upstream)
+    branches = [branch.upstream for branch in values.split or ()]
+    for index, name in enumerate(branches):
+        if name in branches[:index]:
+            message = f"{name} stands in this split twice: add the weights"
+            context.add(entry.raw, entry.path, ("split", index, "upstream"), message)
+    if isinstance(entry.raw.get("to"), Seq):
+        urls = entry.values.to
+        for index, url in enumerate(urls):
+            if url in urls[:index]:
+                message = f"{url} is written twice: weights are written in an upstream"
+                context.add(entry.raw, entry.path, ("to", index), message)
     elif values.respond is not None:
         for name in values.respond.headers:
             if name.lower() in FRAMING:
                 message = f"{name} is made by the gateway for each connection"
                 context.add(entry.raw, entry.path, ("respond", "headers", name), message)
-    idle = _IDLE.get(_kind(route), ())
-    for key in idle:
-        if key in values.model_fields_set:
+    _without_effect(entry, route, context)
+
+
+def _without_effect(entry: Entry, route: effective.Route, context: Context) -> None:
+    for key in _IDLE.get(_kind(route), ()):
+        if key in entry.values.model_fields_set:
             message = f"{key} has no effect on a route that answers with {_kind(route)}"
             context.warn(entry.raw, entry.path, (key,), message)
 

@@ -19,6 +19,7 @@ from typing import (
     TypeAlias,
     TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
 )
@@ -72,7 +73,7 @@ class Model(BaseModel):
         raise refuse(cls._wanted(value))
 
     @classmethod
-    def off_form(cls, value: Text) -> dict[str, Any] | None:
+    def off_form(cls, value: Text) -> dict[str, Any] | None:  # noqa: ARG003 - for those that do
         """What `off` in place of the mapping means; None: it cannot be switched off."""
         return None if any(field.is_required() for field in cls.model_fields.values()) else {}
 
@@ -130,7 +131,8 @@ class Model(BaseModel):
     def replaced(self, **changes: Any) -> Self:
         """A copy with other values, without validation; what is given counts as written."""
         values = {**self.__dict__, **changes}
-        return type(self).model_construct(self.model_fields_set | set(changes), **values)
+        made = type(self).model_construct(self.model_fields_set | set(changes), **values)
+        return cast("Self", made)
 
 
 D = TypeVar("D", bound=Model)
@@ -145,7 +147,7 @@ def built_in(kind: type[D], **values: Any) -> Callable[[], D]:
 
     def default() -> D:
         if not made:
-            made.append(kind.model_construct(set(), **values))
+            made.append(cast("D", kind.model_construct(set(), **values)))
         return made[0]
 
     return default
@@ -155,7 +157,7 @@ def around(value: Text | Seq, items: dict[str, Any]) -> Map:
     """A mapping in the place of a short form."""
     made = Map(items)
     made.source, made.line, made.column = value.source, value.line, value.column
-    made.keys_at = {key: (value.source, value.line, value.column) for key in items}
+    made.keys_at = dict.fromkeys(items, (value.source, value.line, value.column))
     made.flow = False
     return made
 

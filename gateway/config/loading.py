@@ -70,12 +70,13 @@ class Loading:
 
     def finish(self, document: Map | None) -> effective.Config:
         """Take the document apart, merge and check. Raises ConfigError with all problems so far."""
+        config = None
         if document is not None:
             self._document(document)
             for included in self.sources.included(document):
                 self._named(included, main=False)
             config = self._effective()
-        if self.sources.problems or document is None:
+        if self.sources.problems or config is None:
             raise ConfigError(_in_order(self.sources.problems, self.sources.files))
         return config
 
@@ -335,12 +336,8 @@ class _Assembling:
         if given == ["to"]:
             return self._forward(entry, name)
         if route.split is not None:
-            return effective.Forward(route.split) if route.split else self._empty_split(entry)
+            return effective.Forward(route.split)
         return route.static or route.redirect or route.respond
-
-    def _empty_split(self, entry: Entry) -> None:
-        message = "this list is empty: at least one {upstream, weight} is wanted"
-        self.context.add(entry.raw, entry.path, ("split",), message)
 
     def _forward(self, entry: Entry, name: str) -> effective.Forward | None:
         words = entry.values.to

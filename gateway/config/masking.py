@@ -1,6 +1,7 @@
 """The effective document as plain data, without what must not be shown.
 
-Rules of this file: a value is hidden by its type (`Secret`) or by where it came from (`${file:…}`), never by a list of names.
+Rules of this file: a value is hidden by its type (`Secret`) or by where it came from (`${file:…}`),
+never by a list of names.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def document(
         "observability": section("observability", config.observability),
         "errors": section("errors", config.errors),
         "upstreams": {
-            name: _plain(upstream.settings, upstream.origins, ())
+            name: _plain(upstream.settings, _origins(upstream), ())
             for name, upstream in config.upstreams.items()
         },
         "routes": [_route(route) for route in config.routes],
@@ -61,17 +62,22 @@ def _route(route: effective.Route) -> dict[str, object]:
     from gateway.config import effective  # noqa: PLC0415 - types only elsewhere
 
     made: dict[str, object] = {"name": route.name}
-    made |= _items(route.match, route.origins, ())
+    origins = _origins(route)
+    made |= _items(route.match, origins, ())
     answer = route.answer
     if isinstance(answer, effective.Forward):
         made["split"] = [_plain(branch, None, ()) for branch in answer.branches]
     else:
         key = type(answer).__name__.lower()
-        made[key] = _plain(answer, route.origins, (key,))
-    return made | _items(route.policies, route.origins, ())
+        made[key] = _plain(answer, origins, (key,))
+    return made | _items(route.policies, origins, ())
 
 
-def _items(value: Model, origins: Any, path: tuple[str | int, ...]) -> dict[str, object]:
+def _origins(part: effective.Route | effective.Upstream) -> Origins | None:
+    return part.origins if isinstance(part.origins, Origins) else None
+
+
+def _items(value: Model, origins: Origins | None, path: tuple[str | int, ...]) -> dict[str, object]:
     fields = type(value).model_fields
     return {
         fields[name].alias or name: _plain(item, origins, (*path, fields[name].alias or name))

@@ -1,20 +1,21 @@
 """Layers → effective values: built in, `defaults`, the upstream, profiles in order, the route.
 
-Rules of this file: every layer is in full form and valid before it is merged. Mappings merge by key (names of headers without
-regard to case), lists and scalars replace, off replaces all. `model_fields_set` of a result is the union of what was written.
-Equal layers are merged once: ten thousand routes without policies of their own share one result.
+Rules of this file: every layer is in full form and valid before it is merged. Mappings merge by
+key (names of headers without regard to case), lists and scalars replace, off replaces all.
+`model_fields_set` of a result is the union of what was written. Equal layers are merged
+once: ten thousand routes without policies of their own share one result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from gateway.config import model
 from gateway.config.effective import Origin
 from gateway.config.forms import Model, is_off
-from gateway.config.nodes import Map, Seq, Text
+from gateway.config.nodes import Map, Seq, Text, entry_of
 
 if TYPE_CHECKING:
     from gateway.config.nodes import Value
@@ -41,7 +42,7 @@ def merge(base: M, over: Model, raw: Any) -> M:
             below = raw.get(name) if isinstance(raw, Map) else None
             values[name] = _merged(values[name], getattr(over, name), below)
             written.add(name)
-    return type(base).model_construct(written, **values)
+    return cast("M", type(base).model_construct(written, **values))
 
 
 def _merged(base: Any, over: Any, raw: Any) -> Any:
@@ -135,10 +136,8 @@ def _follow(raw: Value, parts: tuple[str | int, ...]) -> Value | None:
     here: Any = raw
     for part in parts:
         if isinstance(here, Map):
-            key = part
-            if key not in here:
-                key = next((name for name in here if name.lower() == str(part).lower()), part)
-            if key not in here:
+            key = entry_of(here, str(part))
+            if key is None:
                 return None
             here = here[key]
         elif isinstance(here, Seq) and isinstance(part, int) and part < len(here):

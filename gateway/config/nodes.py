@@ -107,6 +107,14 @@ class Map(dict[str, Any]):
         return mapping(items, self.source, self.line, self.column, self.keys_at, self.flow)
 
 
+def entry_of(items: Map, key: str) -> str | None:
+    """The key as written, which may differ in case: names of headers are case-blind."""
+    if key in items:
+        return key
+    lowered = key.lower()
+    return next((name for name in items if name.lower() == lowered), None)
+
+
 def mapping(
     items: dict[str, Any],
     source: Source,
@@ -157,7 +165,7 @@ class _Plainly:
         MappingNode: "map",
     }
 
-    def resolve(self, kind: type[Node], value: str | None, implicit: object) -> str:
+    def resolve(self, kind: type[Node], _value: str | None, _implicit: object) -> str:
         return self.TAGS[kind]
 
     def descend_resolver(self, node: Node | None, index: object) -> None:
@@ -168,7 +176,7 @@ class _Plainly:
 
 
 if yaml.__with_libyaml__:
-    from yaml.cyaml import CParser
+    from yaml.cyaml import CParser  # type: ignore[attr-defined]
 
     class Composer(_Plainly, CParser):
         """libyaml's parser: ten times as fast as the other."""
@@ -269,7 +277,10 @@ class _Builder:
         try:
             if node.tag not in ("map", "seq"):
                 self.problem(node, f"the tag {node.tag} means nothing here: remove it")
-            return self.map(node) if isinstance(node, MappingNode) else self.seq(node)
+            if isinstance(node, SequenceNode):
+                return self.seq(node)
+            assert isinstance(node, MappingNode)
+            return self.map(node)
         finally:
             self.open.discard(id(node))
 

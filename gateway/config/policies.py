@@ -5,7 +5,7 @@ The rules are those of `model.py`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -216,7 +216,7 @@ class Policies(Model):
             *("importance", "slo", "fault", "plugins", "forward_credentials"),
         )
     )
-    elsewhere = {
+    elsewhere: ClassVar[dict[str, str]] = {
         **dict.fromkeys(("balance", "pool", "tls", "targets"), "write it in an upstream"),
         **dict.fromkeys(
             ("sticky", "slow_start", "health", "eject", "panic", "circuit", "concurrency"),

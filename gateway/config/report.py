@@ -1,7 +1,7 @@
 """pydantic's findings → problems with a place, a path as written, and words for the person who wrote it.
 
-Rules of this file: a finding's `loc` is followed through the data as written as far as it goes; short forms end it early, and
-the tags that pydantic adds for unions are skipped.
+Rules of this file: a finding's `loc` is followed through the data as written as far as it goes;
+short forms end it early, and the tags that pydantic adds for unions are skipped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from gateway.config.effective import Problem
-from gateway.config.nodes import Map, Seq, Text
+from gateway.config.nodes import Map, Seq, Text, entry_of
 from gateway.config.scalars import Trap
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Context:
         try:
             made = kind.model_validate(raw, context=self)
         except ValidationError as error:
-            found = {}
+            found: dict[tuple[Place, str], Problem] = {}
             errors = error.errors(include_url=False, include_context=True)
             for one in errors:
                 if one["type"] == "too_short" and _has_parts(one["loc"], errors):
@@ -76,13 +76,12 @@ def locate(
     place: Place = raw.place
     for key in keys:
         if isinstance(here, Map):
-            if key not in here and isinstance(key, str):
-                key = next((name for name in here if name.lower() == key.lower()), key)
-            if key not in here:
+            name = entry_of(here, str(key))
+            if name is None:
                 continue
-            path += f".{key}"
-            place = here.key_place(str(key)) if at_key else here[key].place
-            here = here[key]
+            path += f".{name}"
+            place = here.key_place(name) if at_key else here[name].place
+            here = here[name]
         elif isinstance(here, Seq) and isinstance(key, int) and key < len(here):
             path += f"[{key}]"
             here = here[key]

@@ -1,7 +1,7 @@
 """Files: reading them, what they include, and what `${env:…}` and `${file:…}` stand for.
 
-Rules of this file: nothing read here is interpreted but the `include` key; every text that counts goes into the digest; what
-cannot be read is a problem with a place, and reading goes on. Inputs are bounded, so that a wrong path cannot fill the memory.
+Rules of this file: nothing read here is interpreted but the `include` key; every text that counts
+goes into the digest; what cannot be read is a problem with a place, and reading goes on. Inputs are bounded, so that a wrong path cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Sources:
         """The document of a file; None if there is none, which is among the problems then."""
         name = _shown(path)
         place = wanted_by.place if wanted_by is not None else Place(name, 1, 1)
+        raw = b""
         try:
             raw = self._bytes(path, MAX_FILE)
             content = raw.decode("utf-8-sig")

@@ -72,6 +72,17 @@ class Route(model.Policies):
 
     later: ClassVar[frozenset[str]] = model.Policies.later | LATER_ANSWERS
 
+    @classmethod
+    def adjusted(cls, value: Map) -> Map:
+        """The URLs of `to:` are checked here, where every other mistake of the route is."""
+        to = value.get("to")
+        if isinstance(to, Seq):
+            urls: list[Any] = [_url(item) for item in to]
+            return value.like({**value, "to": sequence(urls, to.source, to.line, to.column)})
+        if isinstance(to, Text) and looks_like_url(to):
+            return value.like({**value, "to": _url(to)})
+        return value
+
     name: str | None = Field(
         None, description="shown in logs and metrics; default HOST/PATH METHODS"
     )
