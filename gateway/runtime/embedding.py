@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from gateway.config import effective, load, load_dict
-from gateway.heads import options
 from gateway.guest import MISSING, Answered, Guest, Presence, is_cancelled_by_its_server
+from gateway.heads import options
 from gateway.runtime.gateway import Gateway
 
 if TYPE_CHECKING:

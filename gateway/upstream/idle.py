@@ -41,6 +41,7 @@ class Connections:
         while resting:
             wire = resting.pop()
             wire.resting = False
+            wire.due = math.inf
             if wire.reusable():
                 self._counts.reused += 1
                 return wire
@@ -52,11 +53,15 @@ class Connections:
 
         `connect` and `wait` are seconds (None: no limit). Raises errors.PoolTimeout, and what `Dialer.dial` raises.
         """
-        if self.open >= self.limit:
+        while self.open >= self.limit:
             handed = await self._turn(wait)
-            if handed is not None:
+            if handed is None:
+                break
+            if handed.reusable() and not handed.received:
                 return handed
-        self.open += 1
+            handed.end()
+        else:
+            self.open += 1
         try:
             async with asyncio.timeout(connect):
                 wire = await self._dialer.dial()
@@ -77,6 +82,7 @@ class Connections:
             wire.end()
             return
         wire.used += 1
+        wire.received = False
         while self.waiting:
             turn = self.waiting.popleft()
             if not turn.done():
@@ -94,7 +100,7 @@ class Connections:
             wire.end()
 
     async def _turn(self, wait: float | None) -> Wire | None:
-        """Wait until a connection is given back, or until there is room for another (None)."""
+        """Wait until a connection is given back, or until there is room for another: None, and it is counted already."""
         turn: asyncio.Future[Wire | None] = asyncio.get_running_loop().create_future()
         self.waiting.append(turn)
         began = self._clock.now()
@@ -106,7 +112,7 @@ class Connections:
                 # Handed over in the very moment of giving up: pass it on, or it is lost for good.
                 handed = turn.result()
                 if handed is None:
-                    self._wake()
+                    self._lost(None)
                 else:
                     self.give_back(handed)
             raise
@@ -128,8 +134,9 @@ class Connections:
         while self.waiting and self.open < self.limit:
             turn = self.waiting.popleft()
             if not turn.done():
+                # Counted here: another could take the room before the one that waits is running.
+                self.open += 1
                 turn.set_result(None)
-                return
 
 
 class Counts(Protocol):

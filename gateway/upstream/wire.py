@@ -21,6 +21,7 @@ from aiohttp.helpers import TimerNoop
 from yarl import URL
 
 from gateway import errors
+from gateway.headers import CONTROLS, PROTECTED, RESPONSE, TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 HEAD_LINE = 64 * 1024
 """Bytes that one header line of a response may have. Large cookies and policies pass; a runaway head does not."""
 HEAD_FIELDS = 256
+HEAD_MOST = 512 * 1024
+"""Bytes that may come without a head being complete: the two bounds above still allow 16 MB."""
 READ_BUFFER = 64 * 1024
 TRAILER_TAIL = 16 * 1024
 _TIMER = TimerNoop()
@@ -54,11 +57,18 @@ class Wire(ResponseHandler):
         """Whether any byte came back for the present request."""
         self.resting = False
         """In the idle list: any byte that arrives now belongs to nobody."""
+        self._head_room = 0
+        """Bytes that may still come before the head that is waited for is complete; 0: none is waited for."""
+        self._taken_over = False
         self.tail: bytes | None = None
         """The last bytes received, kept only where trailers are wanted."""
         self.on_lost: Callable[[Wire], None] | None = None
         self.due = math.inf
         self.overdue: Callable[[], Exception] = errors.UpstreamHeaderTimeout
+
+    def __bool__(self) -> bool:
+        """aiohttp's DataQueue has a length, so that a connection without an answer would be false."""
+        return True
 
     # ── Watched: `due` moves with the request, the ticker calls ──
 
@@ -75,6 +85,7 @@ class Wire(ResponseHandler):
     def prepare(self, *, head_only: bool, trailers: bool) -> None:
         """Get ready for one response: `head_only` after HEAD; `trailers` keeps what is behind the last chunk."""
         self.received = False
+        self._head_room = HEAD_MOST
         self.tail = b"" if trailers else None
         self.set_response_params(
             timer=_TIMER,
@@ -90,11 +101,13 @@ class Wire(ResponseHandler):
 
     async def head(self) -> tuple[RawResponseMessage, StreamReader]:
         """The next head, 1xx included, with its body. Raises errors.UpstreamError."""
+        if not self._buffer:
+            self._head_room = HEAD_MOST
         try:
             return await self.read()
         except asyncio.CancelledError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - translated
             raise self.translate(error) from None
 
     def translate(self, error: BaseException) -> errors.GatewayError:
@@ -103,7 +116,9 @@ class Wire(ResponseHandler):
             return error
         if isinstance(error, http_exceptions.HttpProcessingError | aiohttp.ClientPayloadError):
             if self.received and not isinstance(error, aiohttp.ClientPayloadError):
-                if isinstance(error.__cause__, http_exceptions.LineTooLong) or "Too many headers" in str(error):
+                if isinstance(
+                    error.__cause__, http_exceptions.LineTooLong
+                ) or "Too many headers" in str(error):
                     return errors.ResponseTooLarge(str(error))
                 return errors.UpstreamBadResponse(str(error))
             return errors.UpstreamReset(str(error))
@@ -120,6 +135,10 @@ class Wire(ResponseHandler):
         lease, self.lease = self.lease, None
         self.due = math.inf
         self.clock.watched.discard(self)
+        transport = self.transport
+        if transport is not None and not self._taken_over and transport.get_write_buffer_size():
+            # Half a request that nobody reads would keep a closing socket for ever.
+            transport.abort()
         if lease is not None:
             lease.close()
         if self.on_lost is not None:
@@ -129,6 +148,7 @@ class Wire(ResponseHandler):
     def take_over(self) -> bytes:
         """The connection is no longer aiohttp's: it speaks another protocol. Returns what came behind the 101."""
         self.due = math.inf
+        self._taken_over = True
         early, self._tail = self._tail, b""
         return early
 
@@ -136,8 +156,11 @@ class Wire(ResponseHandler):
         """Trailer lines behind the last chunk, each with its line end; empty without any, or where not kept."""
         if not self.tail:
             return b""
-        _, found, lines = self.tail.rpartition(b"\r\n0\r\n")
-        return lines[:-2] if found and lines.endswith(b"\r\n\r\n") else b""
+        _, found, behind = self.tail.rpartition(b"\r\n0\r\n")
+        lines, ended, surplus = behind.partition(b"\r\n\r\n")
+        if not found or not ended or surplus or behind.startswith(b"\r\n"):
+            return b""
+        return _forwardable(lines.split(b"\r\n"))
 
     # ── what arrives ──
 
@@ -150,16 +173,28 @@ class Wire(ResponseHandler):
         if self.tail is not None:
             self.tail = (self.tail + data)[-TRAILER_TAIL:]
         super().data_received(data)
+        if self._head_room:
+            self._head_grows(len(data))
+
+    def _head_grows(self, size: int) -> None:
+        if self._buffer:
+            self._head_room = 0
+            return
+        self._head_room = max(0, self._head_room - size)
+        if not self._head_room and self._exception is None:
+            self.set_exception(errors.ResponseTooLarge("the response head does not end"))
 
     def set_exception(self, exc: Any, exc_cause: Any = None) -> None:
         # A malformed chunk sets the exception on the protocol only: whoever reads the body would wait for ever.
         payload = self._payload
         if payload is not None and not payload.is_eof():
             payload.set_exception(exc)
-        if exc_cause is None:
-            super().set_exception(exc)
-        else:
+        if isinstance(exc_cause, Exception):
+            # aiohttp sets it only where somebody waits at this moment; `translate` looks at it later.
+            exc.__cause__ = exc_cause
             super().set_exception(exc, exc_cause)
+        else:
+            super().set_exception(exc)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         # A reset in the middle of a body that only the connection's end delimits must not look like that end.
@@ -169,6 +204,22 @@ class Wire(ResponseHandler):
         super().connection_lost(exc)
         if self.resting:
             self.end()
+
+
+def _forwardable(lines: list[bytes]) -> bytes:
+    """Trailer lines less those that a recipient must not act on (RFC 9110 section 6.5.1); none if one is no field at all.
+
+    A last chunk that is not written `0` is not found, and then what was taken for lines is content.
+    """
+    passed = []
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon or TOKEN.fullmatch(name) is None or value.translate(None, CONTROLS) != value:
+            return b""
+        lower = name.lower()
+        if lower not in PROTECTED and lower not in RESPONSE:
+            passed.append(line + b"\r\n")
+    return b"".join(passed)
 
 
 class Endpoint:
@@ -194,7 +245,9 @@ class Endpoint:
 class Dialer:
     """Makes connections to one target, through the connector of a ClientSession: names, happy eyeballs and TLS are its."""
 
-    def __init__(self, session: Callable[[], aiohttp.ClientSession], endpoint: Endpoint, clock: Clock) -> None:
+    def __init__(
+        self, session: Callable[[], aiohttp.ClientSession], endpoint: Endpoint, clock: Clock
+    ) -> None:
         self._session = session
         self._endpoint = endpoint
         self._clock = clock
