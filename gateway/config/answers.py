@@ -144,7 +144,7 @@ class Respond(Model):
 
 # ── inline tests ────────────────────────────────────────────────────────────────────────────────
 
-_VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
+VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
 
 
 def _client(value: object) -> str:
@@ -172,11 +172,11 @@ class TestRequest(Model):
     @classmethod
     def adjusted(cls, value: Map) -> Map:
         """`get: URL` is `method: GET` and `url: URL`."""
-        asked = [key for key in value if key in _VERBS]
+        asked = [key for key in value if key in VERBS]
         if not asked and {"method", "url"} <= value.keys():
             return value
         if len(asked) != 1 or "method" in value or "url" in value:
-            raise refuse(f"a request has exactly one of {' '.join(_VERBS)}, such as get: URL")
+            raise refuse(f"a request has exactly one of {' '.join(VERBS)}, such as get: URL")
         items: dict[str, Any] = {key: item for key, item in value.items() if key != asked[0]}
         url = value[asked[0]]
         if not isinstance(url, Text):

@@ -1,7 +1,8 @@
 """Files: reading them, what they include, and what `${env:…}` and `${file:…}` stand for.
 
 Rules of this file: nothing read here is interpreted but the `include` key; every text that counts
-goes into the digest; what cannot be read is a problem with a place, and reading goes on. Inputs are bounded, so that a wrong path cannot fill the memory.
+goes into the digest; what cannot be read is a problem with a place, and reading goes on. Inputs
+are bounded, so that a wrong path cannot fill the memory.
 """
 
 from __future__ import annotations
