@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from gateway.config.nodes import Text
-from gateway.config.scalars import _text, _watched, refuse
+from gateway.config.scalars import read_text, refuse
+from gateway.config.texts import watched
 
 if TYPE_CHECKING:
     from pydantic import ValidationInfo
@@ -111,7 +112,7 @@ def _check_authority(word: str) -> None:
 
 
 def _url(value: object, info: ValidationInfo) -> str:
-    word = _text(_watched(value, info), "a URL such as http://127.0.0.1:8000")
+    word = read_text(watched(value, info), "a URL such as http://127.0.0.1:8000")
     try:
         word = check_url(word)
     except ValueError as error:
@@ -145,7 +146,7 @@ def is_token(word: str) -> bool:
 
 
 def _method(value: object) -> str:
-    word = _text(value, "a method such as GET")
+    word = read_text(value, "a method such as GET")
     if word.upper() in _METHODS and word not in _METHODS:
         raise refuse(f"{word} is not a method: write {word.upper()}")
     if not is_token(word):
@@ -214,9 +215,9 @@ def _check_segment(segment: str, word: str, *, last: bool) -> None:
 
 
 def _path(value: object, info: ValidationInfo) -> object:
-    value = _watched(value, info)
+    value = watched(value, info)
     try:
-        check_path(_text(value, "a path such as /orders/*"))
+        check_path(read_text(value, "a path such as /orders/*"))
     except ValueError as error:
         raise refuse(str(error)) from None
     return value
@@ -252,14 +253,14 @@ FRAMING = frozenset(
 
 
 def _token(value: object) -> str:
-    word = _text(value, "a name")
+    word = read_text(value, "a name")
     if not is_token(word):
         raise refuse(f"{word!r} is no name: letters, digits and - are wanted")
     return word
 
 
 def _header_name(value: object) -> str:
-    word = _text(value, "the name of a header")
+    word = read_text(value, "the name of a header")
     if not is_token(word):
         raise refuse(f"{word!r} is no name of a header: write one such as X-Tenant")
     return word
@@ -274,7 +275,7 @@ def _header_value(value: object) -> object:
 
 
 def _upstream_host(value: object) -> str:
-    word = _text(value, "pass, target or a name")
+    word = read_text(value, "pass, target or a name")
     if word in ("pass", "target"):
         return word
     if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:\d+)?", word):

@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from gateway.config.addresses import Count, HeaderName, HeaderValue, Method, PathText
 from gateway.config.forms import NULL, Model, around, built_in
 from gateway.config.nodes import Map, Seq, Text
-from gateway.config.scalars import Duration, FilePath, HostPattern, Network, Regex, Watched, refuse
+from gateway.config.scalars import Duration, HostPattern, Network, refuse
+from gateway.config.texts import FilePath, Regex, Watched
 
 
 class PathPattern(Model):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.config.forms import Model
 from gateway.config.merge import Origins
 from gateway.config.nodes import Map, Text, mapping
-from gateway.config.scalars import Secret
+from gateway.config.texts import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

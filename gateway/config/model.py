@@ -50,16 +50,8 @@ from gateway.config.policies import (
     UpstreamTls,
     WebSocket,
 )
-from gateway.config.scalars import (
-    ByteRate,
-    Duration,
-    FilePath,
-    Network,
-    Secret,
-    Share,
-    Size,
-    refuse,
-)
+from gateway.config.scalars import ByteRate, Duration, Network, Share, Size, refuse
+from gateway.config.texts import FilePath, Secret
 
 if TYPE_CHECKING:
     from gateway.config.nodes import Map, Seq, Text

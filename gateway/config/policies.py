@@ -21,16 +21,8 @@ from gateway.config.addresses import (
     is_token,
 )
 from gateway.config.forms import Model, around, built_in
-from gateway.config.scalars import (
-    ByteRate,
-    Duration,
-    FilePath,
-    Regex,
-    Share,
-    Size,
-    Watched,
-    refuse,
-)
+from gateway.config.scalars import ByteRate, Duration, Share, Size, refuse
+from gateway.config.texts import FilePath, Regex, Watched
 from gateway.config.words import nearest
 
 if TYPE_CHECKING:

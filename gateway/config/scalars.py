@@ -10,19 +10,14 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
-from pydantic_core import PydanticCustomError, core_schema
-
-from gateway.config.nodes import Map, Seq, Text
+from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
-    from pydantic.json_schema import JsonSchemaValue
 
 EXPANDED = r"^.*\$\{.*\}.*$"
 """What a value with `${env:…}` or `${file:…}` in it looks like to an editor."""
@@ -53,7 +48,7 @@ def text_schema(pattern: str, *examples: str, description: str = "") -> WithJson
     return WithJsonSchema(schema)
 
 
-def _text(value: object, what: str) -> str:
+def read_text(value: object, what: str) -> str:
     if isinstance(value, Trap):
         raise refuse(value.message)
     if isinstance(value, str):
@@ -184,7 +179,7 @@ def _number(
                 raise refuse(f"{what} is wanted, not {value}")
             return cast(value)
         try:
-            return parse(_text(value, what))
+            return parse(read_text(value, what))
         except ValueError as error:
             raise refuse(str(error)) from None
 
@@ -284,7 +279,7 @@ def _network(value: object) -> AnyNetwork:
     if isinstance(value, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
         return value
     try:
-        return parse_network(_text(value, "a network such as 10.0.0.0/8"))
+        return parse_network(read_text(value, "a network such as 10.0.0.0/8"))
     except ValueError as error:
         raise refuse(str(error)) from None
 
@@ -349,7 +344,7 @@ def _ipv6_host(word: str) -> str:
 
 def _host_pattern(value: object) -> str:
     try:
-        return parse_host_pattern(_text(value, "a host such as api.example.com"))
+        return parse_host_pattern(read_text(value, "a host such as api.example.com"))
     except ValueError as error:
         raise refuse(str(error)) from None
 
@@ -364,102 +359,4 @@ HostPattern = Annotated[
             "examples": ["api.example.com", ".example.com"],
         }
     ),
-]
-
-
-class Secret(str):
-    """A text that prints as ***. `reveal()` is the text itself; comparing and encoding work on it too."""
-
-    __slots__ = ()
-
-    def reveal(self) -> str:
-        """The text as a plain `str`."""
-        return "".join(self)
-
-    def __repr__(self) -> str:
-        return "***"
-
-    __str__ = __repr__
-
-    def __format__(self, spec: str) -> str:
-        return format("***", spec)
-
-    @classmethod
-    def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls._read, serialization=core_schema.plain_serializer_function_ser_schema(repr)
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        return {"type": "string", "examples": ["${file:/run/secrets/token}", "${env:TOKEN}"]}
-
-    @classmethod
-    def _read(cls, value: object) -> Secret:
-        # Not str(value): that of another Secret is ***.
-        _text(value, "a text")
-        word = "".join(value)  # type: ignore[arg-type]
-        if not word:
-            raise refuse("a secret cannot be empty")
-        return cls(word)
-
-
-# ── texts with a meaning ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _file(value: object) -> str:
-    if isinstance(value, dict | list):
-        value = Trap("the path of a file is wanted")
-    word = _text(value, "the path of a file")
-    if not word or "\0" in word:
-        raise refuse("the path of a file is wanted")
-    if isinstance(value, Text):
-        return str(Path(value.source.folder, word))
-    return word
-
-
-FilePath = Annotated[
-    str,
-    BeforeValidator(_file),
-    WithJsonSchema(
-        {"type": "string", "description": "a path, relative to the file that it is written in"}
-    ),
-]
-
-
-def _watched(value: object, info: ValidationInfo) -> object:
-    """A request path, a URL or a regex: a comment right behind it may have been meant as its end."""
-    if isinstance(value, Map) and value.flow and all(item == "" for item in value.values()):
-        word = "{" + ", ".join(value) + "}"
-        raise refuse(f"a plain {{ starts a mapping in YAML: put it in quotes, '{word}'")
-    if isinstance(value, Map | Seq):
-        raise refuse("a text is wanted, not a list or a mapping")
-    if isinstance(value, Text) and info.context is not None and value.comment is not None:
-        info.context.comments.append(value)
-    return value
-
-
-Watched = Annotated[str, BeforeValidator(_watched)]
-"""A text whose end matters: warned about when a comment follows it."""
-
-
-def _regex(value: object, info: ValidationInfo) -> object:
-    value = _watched(value, info)
-    word = _text(value, "a regular expression")
-    try:
-        re.compile(word)
-    except re.error as error:
-        at = f" at character {error.pos + 1}" if error.pos is not None else ""
-        raise refuse(f"this regular expression is wrong{at}: {error.msg}") from None
-    return value
-
-
-Regex = Annotated[
-    str,
-    BeforeValidator(_regex),
-    WithJsonSchema({"type": "string", "format": "regex", "description": "a regular expression"}),
 ]

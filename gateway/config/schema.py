@@ -75,7 +75,11 @@ class _Generator(GenerateJsonSchema):
     def tuple_schema(self, schema: core_schema.TupleSchema) -> JsonSchemaValue:
         item = self.generate_inner(schema["items_schema"][0])
         many = super().tuple_schema(schema)
-        return {"anyOf": [many, item, {"enum": _OFF}]} if not many.get("minItems") else {"anyOf": [many, item]}
+        return (
+            {"anyOf": [many, item, {"enum": _OFF}]}
+            if not many.get("minItems")
+            else {"anyOf": [many, item]}
+        )
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
         made = super().dict_schema(schema)
@@ -83,10 +87,10 @@ class _Generator(GenerateJsonSchema):
         made.pop("propertyNames", None)
         return {"anyOf": [made, {"enum": _OFF}]}
 
-    def bool_schema(self, schema: core_schema.BoolSchema) -> JsonSchemaValue:
+    def bool_schema(self, _: core_schema.BoolSchema) -> JsonSchemaValue:
         return {"anyOf": [{"enum": [*_ON, *_OFF]}, _EXPANDED]}
 
-    def str_schema(self, schema: core_schema.StringSchema) -> JsonSchemaValue:
+    def str_schema(self, _: core_schema.StringSchema) -> JsonSchemaValue:
         return dict(_TEXT)
 
     def int_schema(self, schema: core_schema.IntSchema) -> JsonSchemaValue:

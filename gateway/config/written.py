@@ -13,7 +13,8 @@ from gateway.config import model
 from gateway.config.addresses import Method, check_url, looks_like_url
 from gateway.config.forms import Model, built_in
 from gateway.config.nodes import Seq, Text, sequence
-from gateway.config.scalars import HostPattern, Trap, Watched
+from gateway.config.scalars import HostPattern, Trap
+from gateway.config.texts import Watched
 
 if TYPE_CHECKING:
     from gateway.config.nodes import Map
