@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _HOST = re.compile(
-    r"(?:[A-Za-z0-9_~-]+(?:\.[A-Za-z0-9_~-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?"
+    r"(?:[A-Za-z0-9_~-]+(?:\.[A-Za-z0-9_~-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
 )
 _ABSOLUTE = re.compile(r"https?://([^/?#@\\]+)(.*)", re.IGNORECASE | re.DOTALL)
 _valid_hosts: set[str] = set()
