@@ -170,15 +170,14 @@ def demo(
 @click.option("--timeout", default=2.0, show_default=True, help="Seconds.")
 def healthcheck(config: str | None, timeout: float) -> None:
     """Ask a running gateway's admin listener whether it is ready: 0 yes, 1 no."""
-    from gateway.config.model import Bind
-
     admin = loaded(config).admin
-    bind = admin.bind if admin else Bind()
-    if not (bind.port or bind.unix):
-        fail("the configuration gives the admin listener no fixed address to ask")
+    if admin is None:
+        fail("the admin listener is off: there is nobody to ask")
+    if not (admin.bind.port or admin.bind.unix):
+        fail("the admin listener has no fixed port to ask: its bind ends in :0")
     from gateway.health import ask
 
-    well, answer = ask(bind, timeout)
+    well, answer = ask(admin.bind, timeout)
     click.echo(answer)
     sys.exit(0 if well else FAILED)
 
@@ -225,7 +224,6 @@ def check(config: str | None, as_json: bool, strict: bool) -> None:
     Ends with 78 if a file is wrong or missing, with 1 if an inline test fails (or, with --strict,
     on a warning).
     """
-    from gateway import inline_tests
     from gateway.config import ConfigError, load
 
     path = find(config)
@@ -238,6 +236,8 @@ def check(config: str | None, as_json: bool, strict: bool) -> None:
         else:
             click.echo(str(error))
         sys.exit(WRONG_CONFIGURATION)
+    from gateway import inline_tests
+
     outcomes = inline_tests.run(settings)
     failed = [outcome for outcome in outcomes if outcome.problems]
     well = not failed and not (strict and settings.warnings)
