@@ -213,7 +213,8 @@ async def config(request: web.Request) -> web.Response:
             "generation": snapshot.generation,
             "digest": snapshot.config.digest,
             "files": snapshot.config.files,
-            "config": snapshot.config.masked,
+            # Made when it is asked for, and large where there are many routes: not on the loop.
+            "config": await asyncio.to_thread(lambda: snapshot.config.masked),
         }
     )
 

@@ -53,16 +53,15 @@ class AccessLog:
         self._lines: list[str] = []
         self._timer: Timer | None = None
         self._lost = 0
+        self._most = MOST_LINES
 
     def record(self, exchange: Exchange) -> None:
         """Take a line about an exchange that has ended; on the event loop."""
         if self._wanted is not None and not self._wanted(exchange):
             return
         lines = self._lines
-        if len(lines) + self._writer.backlog >= MOST_LINES:
+        if len(lines) + self._writer.backlog >= self._most:
             self._metrics.access_log_dropped += 1
-            if self._timer is None:
-                self._timer = self._clock.call_later(GATHER, self._flush)
             return
         lines.append(self._line(exchange))
         if self._timer is None:
@@ -72,13 +71,15 @@ class AccessLog:
         """Close the file and open its name again: after a rotation has renamed it. Standard output
         stays.
         """
-        self._flush()
-        self._writer.reopen()
+        if self._most:
+            self._flush()
+            self._writer.reopen()
 
     async def aclose(self) -> None:
         """Write what is there, then end the writer. What a stuck reader does not take in time is
-        counted as dropped.
+        counted as dropped, and so is what comes later. Idempotent.
         """
+        self._most = 0
         self._flush()
         await self._writer.aclose()
         self._count_lost()
@@ -140,8 +141,9 @@ class Writer:
                 # with it.
                 self.lost += self.backlog
                 return
-        if self._path is not None:
+        if self._path is not None and self._fd >= 0:
             os.close(self._fd)
+            self._fd = -1
 
     def _put(self, work: list[str] | Callable[[], None]) -> None:
         if self._thread is None:
@@ -191,7 +193,12 @@ def write_all(fd: int, data: bytes) -> None:
 
 def _open(path: str) -> int:
     # Without the execute bits and unreadable for others: addresses of people stand in it.
-    return os.open(Path(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    # Non-blocking while it is opened: a pipe that nobody reads is an error then, not a wait without
+    # end.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    fd = os.open(Path(path), flags, 0o640)
+    os.set_blocking(fd, True)
+    return fd
 
 
 def compile_sample(sample: model.Sample) -> Callable[[Exchange], bool] | None:

@@ -1,7 +1,7 @@
-"""docs/reference/metrics.md and docs/reference/reasons.md, made from what the code itself declares.
+"""The pages metrics, reasons and access-log of docs/reference, made from what the code itself declares.
 
 Rules of this file: the only words here are those that the code does not need: what to look at when a
-reason is seen. `python -m gateway.observe.reference FOLDER` writes both pages; a test holds them
+reason is seen. `python -m gateway.observe.reference FOLDER` writes the pages; a test holds them
 against what stands in docs/reference.
 """
 
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import ClientError, Overload, UpstreamError, reasons
 from gateway.observe.families import CATALOGUE
+from gateway.observe.lines import FIELDS
+from gateway.observe.masks import HEADERS, QUERY
 from gateway.observe.metrics import LAG_BUCKETS, OVERHEAD_BUCKETS
 
 if TYPE_CHECKING:
@@ -172,11 +174,77 @@ def _seconds(buckets: Sequence[float]) -> str:
     return ", ".join(f"{bound * 1000:g} ms" for bound in buckets)
 
 
+def _names(names: frozenset[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
 def _lines(lines: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-PAGES = {"metrics.md": metrics_page, "reasons.md": reasons_page}
+def access_log_page() -> str:
+    """The text of access-log.md."""
+    rows = [f"| `{name}` | {FIELD_HELP[name]} |" for name in FIELDS]
+    return f"""# Access log
+
+{_GENERATED}
+One line a request, written when its last byte is out or its client is gone; of a WebSocket, when it
+has ended. To standard output, or to `file:`, which is opened again at SIGUSR1. When the writer can
+not keep up, lines are dropped and counted in `gateway_access_log_dropped_total`, never requests.
+
+| Field | What it tells |
+|---|---|
+{_lines(rows)}
+
+- `format: json` has every field, in this order; `null` where there is nothing to tell.
+- `format: combined` is Apache's.
+- Any other text is a template: each field is a placeholder, such as `{{status}}`, and so are
+  `{{scheme}}`, `{{path.NAME}}`, `{{query.NAME}}`, `{{header.NAME}}` and `{{cookie.NAME}}`;
+  `{{reason|-}}` gives a default.
+- `fields.add` adds to each format, by name: `add: {{tenant: "{{header.x-tenant}}"}}`.
+- Control characters are escaped in every format, and in the last two quotes and backslashes too.
+- `sample` keeps a share of the successes and of the errors (statuses from 400, and whatever has a
+  reason); what took longer than `slower_than` is always kept.
+
+## What is masked
+
+Always, with `***`: the headers {_names(HEADERS)}, and the query parameters {_names(QUERY)}, in the
+`referer` too. `fields.mask` adds to them: `mask: [header.x-tenant, cookie.sid, query.sig]`.
+"""
+
+
+FIELD_HELP = {
+    "time": "when the line was made: RFC 3339, UTC, milliseconds",
+    "request_id": "the same as in the answer's request id header",
+    "trace_id": "of the request's `traceparent`",
+    "client_ip": "the client behind trusted proxies; `unix` on a unix socket",
+    "method": "as it came",
+    "host": "asked for; lower case, no port",
+    "path": "as it came, undecoded",
+    "query": "as it came, undecoded, secrets masked",
+    "protocol": "`HTTP/1.1` or `HTTP/1.0`",
+    "status": "what went out; 499 if the client left before",
+    "source": "who made the head: `upstream`, `gateway`, `client` with 499",
+    "reason": "why it failed: one of the [reasons](reasons.md)",
+    "route": "its name; `_none` where none matched",
+    "upstream": "its name",
+    "target": "host:port of the last try",
+    "consumer": "who is asking; nothing yet",
+    "duration_ms": "from the parsed head to the last byte",
+    "overhead_ms": "the gateway's own share of a forwarded request, to its head",
+    "upstream_ms": "from the written request to the upstream's head",
+    "attempts": "tries at targets",
+    "bytes_in": "of the request's body",
+    "bytes_out": "of the reply's body",
+    "user_agent": "as it came",
+    "referer": "as it came, secrets masked",
+    "tls": "nothing yet",
+}
+PAGES = {
+    "metrics.md": metrics_page,
+    "reasons.md": reasons_page,
+    "access-log.md": access_log_page,
+}
 
 
 def write(folder: Path) -> None:

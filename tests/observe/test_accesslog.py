@@ -114,6 +114,27 @@ async def test_where_the_new_file_can_not_be_opened_the_old_one_serves_on(
     assert [record.getMessage() for record in caplog.records] == ["access_log_not_reopened"]
 
 
+async def test_what_comes_after_the_end_is_dropped_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    log, clock, metrics = opened(path, format="{path}")
+    await log.aclose()
+    with (tmp_path / "another").open("wb") as another:  # takes the number of the closed descriptor
+        log.record(exchange())
+        log.reopen()
+        clock.advance(1)
+        await log.aclose()
+        assert not clock.timers
+        assert another.tell() == 0
+    assert path.read_text() == ""
+    assert metrics.access_log_dropped == 1
+
+
+def test_a_pipe_that_nobody_reads_is_an_error_and_not_a_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device"):
+        opened(tmp_path / "pipe")
+
+
 # ── what can not be written ──
 
 
