@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING
 
 from gateway import errors, headers, relay, tasks
 from gateway.config import effective
-from gateway.exchange import Exchange, Reply
+from gateway.exchange import Exchange, Finish, Reply
 from gateway.middleware.edit_headers import RequestEdits, ResponseEdits
 from gateway.outbound import Outbound, ResponseHead, request_fields, status_line
 from gateway.routing.rewrite import compile_host, compile_rewrite
 from gateway.upstream import retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiohttp import StreamReader
     from aiohttp.http_parser import RawResponseMessage
 
@@ -41,9 +39,7 @@ _random = Random().random  # noqa: S311 - spread, not secrecy
 class Switch:
     """The body of a 101: an upstream connection that speaks another protocol from now on."""
 
-    def __init__(
-        self, wire: Wire, idle: float, max_age: float, counted: Callable[[Exchange], None]
-    ) -> None:
+    def __init__(self, wire: Wire, idle: float, max_age: float, counted: Finish) -> None:
         self.wire = wire
         self.counted = counted
         """To be called once the 101 is out: a tunnel counts when it opens, not when it ends."""
