@@ -543,14 +543,13 @@ def test_sigterm_lets_a_request_in_flight_finish_and_ends_with_0(
 
 def test_a_second_signal_ends_at_once_with_1(slow: Slow, tmp_path: Path) -> None:
     (tmp_path / "gateway.yaml").write_text(with_slow_route(slow))
-    with running("run", cwd=tmp_path) as process:
-        with connected(process) as client:
-            client.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
-            assert slow.asked.wait(PATIENCE)
-            process.signal(signal.SIGTERM)
-            process.saw("draining")
-            process.signal(signal.SIGINT)
-            assert process.ended() == 1
+    with running("run", cwd=tmp_path) as process, connected(process) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert slow.asked.wait(PATIENCE)
+        process.signal(signal.SIGTERM)
+        process.saw("draining")
+        process.signal(signal.SIGINT)
+        assert process.ended() == 1
 
 
 def test_sigint_does_not_wait_for_the_ready_delay(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gateway.runtime.gateway import Gateway
 
 from gateway import inline_tests
 from gateway.config import load
 from gateway.config.model import Bind, Listener
+from gateway.runtime.gateway import Gateway
 
 CONFIG = Path(__file__).parent.parent / "config"
 FILES = [
