@@ -55,7 +55,9 @@ def _bind_host(host: str, word: str) -> str:
         port = word.rpartition(":")[2]
         raise ValueError(f"{word} names no address: write 0.0.0.0:{port} or '[::]:{port}'")
     if ":" in host:
-        raise ValueError(f"{word}: an IPv6 address needs brackets and quotes, such as '[::1]:8080'")
+        raise ValueError(
+            f"{word} is no address: IPv6 needs brackets and quotes, such as '[::1]:8080'"
+        )
     if host.replace(".", "").isdigit():
         try:
             return str(ipaddress.IPv4Address(host))

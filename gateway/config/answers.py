@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from gateway.config.addresses import Count, HeaderName, HeaderValue, Method, PathText
 from gateway.config.forms import NULL, Model, around, built_in
 from gateway.config.nodes import Map, Seq, Text
-from gateway.config.scalars import Duration, HostPattern, Network, refuse
+from gateway.config.scalars import Duration, HostPattern, Network, Trap, refuse
 from gateway.config.texts import FilePath, Regex, Watched
 
 
@@ -121,6 +121,16 @@ class Redirect(Model):
     status: Literal[301, 302, 303, 307, 308] = Field(308, description="301 302 303 307 308")
 
 
+def _readable(value: Any) -> Any:
+    """Free data has no type that could refuse what cannot be read."""
+    if isinstance(value, Trap):
+        raise refuse(value.message)
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for item in items:
+        _readable(item)
+    return value
+
+
 class Respond(Model):
     """A fixed answer."""
 
@@ -131,7 +141,9 @@ class Respond(Model):
         default_factory=dict, description="name: value"
     )
     body: str | None = Field(None, description="a text; placeholders are filled in")
-    json_: Any = Field(default=None, alias="json", description="data; sent as application/json")
+    json_: Annotated[Any, BeforeValidator(_readable)] = Field(
+        default=None, alias="json", description="data; sent as application/json"
+    )
 
     @model_validator(mode="after")
     def _one_body(self) -> Self:

@@ -26,7 +26,7 @@ from typing import (
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, model_validator
 
-from gateway.config.nodes import Map, Seq, Text, sequence
+from gateway.config.nodes import Map, Seq, Text, braces, sequence
 from gateway.config.scalars import Trap, parse_int, refuse
 from gateway.config.words import nearest
 
@@ -113,8 +113,8 @@ class Model(BaseModel):
             value = cls.full_form(value)
         if type(value) is not Map:
             return value
-        if value.flow and value and all(item == "" for item in value.values()):
-            word = "{" + ", ".join(value) + "}"
+        word = braces(value)
+        if word is not None:
             raise refuse(f"a plain {{ starts a mapping in YAML: put it in quotes, '{word}'")
         table = cls.table()
         read: dict[str, Any] = {}
@@ -195,8 +195,8 @@ def _str(value: Any) -> Any:
         if value.plain and value in NULL:
             return Trap("a text is wanted, and there is none")
     elif isinstance(value, Map):
-        if value.flow and all(item == "" for item in value.values()):
-            word = "{" + ", ".join(value) + "}"
+        word = braces(value)
+        if word is not None:
             return Trap(f"a plain {{ starts a mapping in YAML: put it in quotes, '{word}'")
         return Trap("a text is wanted, not a mapping")
     elif isinstance(value, Seq):
@@ -279,7 +279,7 @@ def _union(members: tuple[Any, ...]) -> Reader:
             return None if off else inner(value)
 
         return text
-    words = OFF if _is_model(rest[0]) else UNLIMITED
+    words = OFF if _is_model(rest[0]) else NULL if rest[0] is bool else UNLIMITED
 
     def optional(value: Any) -> Any:
         off = isinstance(value, Text) and value in words and (value.plain or value != "")

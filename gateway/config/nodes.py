@@ -107,6 +107,12 @@ class Map(dict[str, Any]):
         return mapping(items, self.source, self.line, self.column, self.keys_at, self.flow)
 
 
+def braces(value: Map) -> str | None:
+    """`{id}` if a mapping looks like a template whose quotes were forgotten."""
+    bare = (isinstance(item, Text) and item.plain and item == "" for item in value.values())
+    return "{" + ", ".join(value) + "}" if value.flow and value and all(bare) else None
+
+
 def entry_of(items: Map, key: str) -> str | None:
     """The key as written, which may differ in case: names of headers are case-blind."""
     if key in items:

@@ -53,8 +53,11 @@ def read_text(value: object, what: str) -> str:
         raise refuse(value.message)
     if isinstance(value, str):
         return str(value)
-    kind = "a mapping" if isinstance(value, dict) else "a list"
-    raise refuse(f"{what} is wanted, not {kind if isinstance(value, (dict, list)) else value!r}")
+    if isinstance(value, (dict, list)):
+        raise refuse(
+            f"{what} is wanted, not {'a mapping' if isinstance(value, dict) else 'a list'}"
+        )
+    raise refuse(f"{what} is wanted, not {value!r}")
 
 
 # ── numbers with a unit ─────────────────────────────────────────────────────────────────────────────────────────────

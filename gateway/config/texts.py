@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import core_schema
 
-from gateway.config.nodes import Map, Seq, Text
+from gateway.config.nodes import Map, Seq, Text, braces
 from gateway.config.scalars import Trap, read_text, refuse
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ FilePath = Annotated[
 
 def watched(value: object, info: ValidationInfo) -> object:
     """A request path, a URL or a regex: a comment right behind it may have been meant as its end."""
-    if isinstance(value, Map) and value.flow and all(item == "" for item in value.values()):
-        word = "{" + ", ".join(value) + "}"
+    word = braces(value) if isinstance(value, Map) else None
+    if word is not None:
         raise refuse(f"a plain {{ starts a mapping in YAML: put it in quotes, '{word}'")
     if isinstance(value, Map | Seq):
         raise refuse("a text is wanted, not a list or a mapping")

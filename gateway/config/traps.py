@@ -44,6 +44,11 @@ _TRAPS: tuple[tuple[str, str, str], ...] = (
         "a plain {{ starts a mapping in YAML: put it in quotes, '{word}'",
     ),
     (
+        "expected ',' or",
+        r"(?P<word>\$\{[^{}]*\})",
+        "inside [ ] and {{ }} this needs quotes: '{word}'",
+    ),
+    (
         "unknown escape",
         r'"(?P<word>[^"]*)"',
         "a backslash in double quotes is an escape in YAML: use single quotes, '{word}'",
