@@ -202,7 +202,7 @@ def test_a_regex_that_fits_no_path_is_a_warning() -> None:
     assert dead({"regex": "^api/"}) == ["routes[0]"]
 
 
-@pytest.mark.parametrize("path", ["/a;b", "/a%2Fb/*", "/a//b", "/x/../{y}"])
+@pytest.mark.parametrize("path", ["/a;b", "/a%2Fb/*", "/a//b", "/a;b/{y}"])
 def test_a_path_that_is_always_refused_is_a_warning(path: str) -> None:
     assert dead({"path": path}) == ["routes[0]"]
     assert dead({"path": path}, ambiguous_paths="keep") == []
