@@ -49,16 +49,19 @@ def document(
         "admin": section("admin", config.admin),
         "observability": section("observability", config.observability),
         "errors": section("errors", config.errors),
-        "upstreams": {
-            name: _plain(upstream.settings, _origins(upstream), ())
-            for name, upstream in config.upstreams.items()
-        },
-        "routes": [_route(route) for route in config.routes],
+        "upstreams": {name: upstream(settings) for name, settings in config.upstreams.items()},
+        "routes": [route(one) for one in config.routes],
         "tests": [_plain(test, None, ()) for test in config.tests],
     }
 
 
-def _route(route: effective.Route) -> dict[str, object]:
+def upstream(one: effective.Upstream) -> object:
+    """One upstream's settings in full form."""
+    return _plain(one.settings, _origins(one), ())
+
+
+def route(route: effective.Route) -> dict[str, object]:
+    """One route in full form."""
     from gateway.config import effective  # noqa: PLC0415 - types only elsewhere
 
     made: dict[str, object] = {"name": route.name}

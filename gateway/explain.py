@@ -1,0 +1,370 @@
+"""What a request would meet, and why: every route considered, the winner, each setting with its
+place, the request sent on.
+
+Rules of this file: it asks the code that serves (`rehearsal.py`) and describes what it hears; it
+never decides. One answer for the command line and the admin listener, as text for people and as
+plain data for programs. What came from a secret file is shown as ***.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from gateway import errors
+from gateway.config import effective, masking, model
+from gateway.pipeline import pipeline as pipeline  # the command line asks here
+from gateway.pipeline import shown, size
+from gateway.rehearsal import Outgoing, Rehearsal, heaviest, hidden, target_prefix
+from gateway.routing import paths
+from gateway.routing.match import asked_method
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gateway.exchange import Exchange
+    from gateway.routing.router import Entry
+
+_OFTEN_EMPTY = (
+    "when.",
+    "rewrite.",
+    "errors.",
+    "path.",
+    "static.",
+    "respond.",
+    "upstream.tls.",
+    "tls.",
+)
+"""Where a missing value says nothing."""
+_OF_A_REPLY = ("body", "headers.response", "access_log", "errors")
+"""Policies that mean something where nothing is forwarded."""
+
+
+@dataclass(frozen=True)
+class Considered:
+    """One route, and what became of it."""
+
+    route: str
+    place: str
+    outcome: str
+    """wins, outranked (it fits, and ranks lower) or refused."""
+    failed: str = ""
+    """The first condition that failed, such as `methods` or `header x-version`."""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One effective value, and where it was written."""
+
+    key: str
+    value: str
+    layer: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a request would meet."""
+
+    request: dict[str, str]
+    considered: tuple[Considered, ...]
+    route: str = ""
+    place: str = ""
+    captures: dict[str, str] = field(default_factory=dict)
+    error: dict[str, Any] | None = None
+    """Status, reason and detail, if the gateway answers by itself that it will not."""
+    answer: dict[str, Any] = field(default_factory=dict)
+    sent: dict[str, Any] | None = None
+    """The request that the upstream would get."""
+    retry: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    pipeline: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def matched(self) -> bool:
+        """Whether a route takes the request."""
+        return self.route != ""
+
+    def json(self) -> dict[str, Any]:
+        """Plain data, ready for `json.dumps`."""
+        return {
+            "request": self.request,
+            "matched": self.matched,
+            "route": self.route or None,
+            "place": self.place or None,
+            "error": self.error,
+            "considered": [vars(one) for one in self.considered],
+            "captures": self.captures,
+            "answer": self.answer,
+            "sent": self.sent,
+            "retry": list(self.retry),
+            "settings": [vars(one) for one in self.settings],
+            "pipeline": [{"stage": stage, "does": does} for stage, does in self.pipeline],
+        }
+
+    def text(self, colour: bool = False) -> str:
+        """For people."""
+        from gateway.explain_text import render  # noqa: PLC0415 - for people only
+
+        return render(self, colour=colour)
+
+
+def explain(
+    config: effective.Config,
+    method: str,
+    url: str,
+    headers: Iterable[tuple[str, str]] = (),
+    client_ip: str = "127.0.0.1",
+) -> Explanation:
+    """What `config` makes of a request for `url` from a peer at `client_ip`.
+
+    Raises ValueError, with a sentence for the user, if that is no request.
+    """
+    rehearsal = _rehearsal(config)
+    try:
+        exchange = rehearsal.ask(method, url, headers, client_ip)
+    except errors.LoopDetected as error:
+        return Explanation({"method": method, "url": url}, (), error=_error(error))
+    request = {
+        "method": method,
+        "url": url,
+        "host": exchange.host,
+        "target": exchange.target,
+        "scheme": exchange.scheme,
+        "client_ip": exchange.client_ip,
+        "listener": exchange.listener,
+    }
+    redirect = rehearsal.redirected(exchange)
+    if redirect is not None:
+        answer = {"kind": "redirect_to_https", "status": redirect.status, "to": _location(redirect)}
+        return Explanation(request, (), answer=answer)
+    try:
+        route = rehearsal.match(exchange)
+    except errors.GatewayError as error:
+        considered = tuple(_considered(rehearsal, exchange, None))
+        return Explanation(
+            request, considered, error=_error(error, _readings(rehearsal, exchange, error))
+        )
+    return _matched(rehearsal, exchange, route, request)
+
+
+_last: list[Rehearsal] = []
+
+
+def _rehearsal(config: effective.Config) -> Rehearsal:
+    """The tables of the configuration that was asked last are kept: a page may ask often."""
+    if not _last or _last[0].config is not config:
+        _last[:] = [Rehearsal(config)]
+    return _last[0]
+
+
+def _matched(
+    rehearsal: Rehearsal, exchange: Exchange, route: effective.Route, request: dict[str, str]
+) -> Explanation:
+    sent, error = None, None
+    retry: tuple[str, ...] = ()
+    answer = _answer(route, rehearsal.config)
+    if isinstance(route.answer, effective.Forward):
+        retry = tuple(_retry(route, exchange))
+        try:
+            outgoing = rehearsal.outgoing(exchange, route, answer["upstream"])
+        except errors.GatewayError as refused:
+            error = _error(refused)
+        else:
+            sent = _sent(outgoing, route, answer)
+    return Explanation(
+        request,
+        tuple(_considered(rehearsal, exchange, route)),
+        route.name,
+        str(route.place),
+        dict(exchange.captures),
+        error,
+        answer,
+        sent,
+        retry,
+        tuple(_settings(route, rehearsal.config)),
+        pipeline(route),
+    )
+
+
+# ── which route ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _considered(
+    rehearsal: Rehearsal, exchange: Exchange, winner: effective.Route | None
+) -> Iterator[Considered]:
+    """The routes whose host and path fit, best first; then all others in the order of names."""
+    path = "/" if exchange.path == "*" else exchange.path
+    if winner is not None and exchange.target.partition("?")[0] != exchange.path:
+        path = exchange.target.partition("?")[0]  # `ambiguous_paths: resolve`
+    path = paths.canonical(path)
+    near = list(rehearsal.router.candidates(exchange.host, path))
+    seen = set(map(id, near))
+    rest = [entry for entry in rehearsal.router.entries if id(entry) not in seen]
+    rest.sort(key=lambda entry: entry.route.name)
+    for entry in near + rest:
+        yield _judged(entry, exchange, path, winner)
+
+
+def _judged(
+    entry: Entry[effective.Route], exchange: Exchange, path: str, winner: effective.Route | None
+) -> Considered:
+    name, place = entry.route.name, str(entry.route.place)
+    failed = entry.why_not(exchange, path)
+    if failed is not None:
+        return Considered(name, place, "refused", *failed)
+    if entry.route is winner:
+        return Considered(name, place, "wins")
+    if winner is None:
+        return Considered(name, place, "refused", "path", "it fits one reading of the path only")
+    return Considered(name, place, "outranked", "", f"it fits too; {winner.name} ranks higher")
+
+
+def _readings(rehearsal: Rehearsal, exchange: Exchange, error: errors.GatewayError) -> list[str]:
+    """For a path that can be read two ways: which reading leads where."""
+    if not isinstance(error, errors.BadRequest):
+        return []
+    found = []
+    for form in paths.readings(exchange.path):
+        method = asked_method(exchange)
+        taker = next(
+            (
+                entry.route.name
+                for entry in rehearsal.router.candidates(exchange.host, form)
+                if (entry.methods is None or method in entry.methods) and entry.passes(exchange)
+            ),
+            "no route",
+        )
+        found.append(f"{form} leads to {taker}")
+    return found
+
+
+def _error(error: errors.GatewayError, readings: Iterable[str] = ()) -> dict[str, Any]:
+    return {
+        "status": error.status,
+        "reason": error.reason,
+        "detail": error.detail or error.title,
+        "headers": [list(pair) for pair in error.headers],
+        "readings": list(readings),
+    }
+
+
+def _location(reply: Any) -> str:
+    value: bytes = reply.get(b"Location") or b""
+    return value.decode("utf-8", "surrogateescape")
+
+
+# ── what answers ────────────────────────────────────────────────────────────────────────────────
+
+
+def _answer(route: effective.Route, config: effective.Config) -> dict[str, Any]:
+    answer = route.answer
+    if not isinstance(answer, effective.Forward):
+        kind = type(answer).__name__.lower()
+        shown = masking.route(route)[kind]
+        return {"kind": kind, kind: shown}
+    chosen = heaviest(answer)
+    upstream = config.upstreams[chosen.upstream]
+    total = sum(target.weight for target in upstream.settings.targets)
+    found: dict[str, Any] = {
+        "kind": "forward",
+        "upstream": chosen.upstream,
+        "balance": upstream.settings.balance,
+        "targets": [
+            {"url": target.url, "weight": target.weight, "share": round(target.weight / total, 4)}
+            for target in upstream.settings.targets
+        ],
+    }
+    if len(answer.branches) > 1:
+        weights = sum(branch.weight for branch in answer.branches)
+        found["split"] = [
+            {"upstream": branch.upstream, "share": round(branch.weight / weights, 4)}
+            for branch in answer.branches
+        ]
+    return found
+
+
+def _sent(outgoing: Outgoing, route: effective.Route, answer: dict[str, Any]) -> dict[str, Any]:
+    secret = hidden(route)
+    prefixes = {target_prefix(target["url"]) for target in answer["targets"]}
+    prefix = prefixes.pop() if len(prefixes) == 1 else "{target's path}"
+    return {
+        "method": outgoing.method,
+        "target": prefix + secret.target(outgoing.target),
+        "host": outgoing.host,
+        "headers": [[name, secret.header(name, value)] for name, value in outgoing.fields],
+    }
+
+
+def _retry(route: effective.Route, exchange: Exchange) -> Iterator[str]:
+    """What would be tried again, in sentences."""
+    from gateway.upstream.retry import Policy  # noqa: PLC0415 - only forwarding routes need it
+
+    settings = route.policies.retry
+    if settings is None:
+        yield "nothing is ever sent twice (retry: off)"
+        return
+    repeatable = Policy(settings).repeatable(exchange)
+    tries = f"{settings.max} more {'try' if settings.max == 1 else 'tries'}"
+    for word in settings.on if settings.max else ():
+        if word == "connect":
+            yield f"connect: {tries}, whatever the method, since nothing was sent"
+        elif repeatable:
+            yield f"{word}: {tries}"
+        else:
+            yield f"{word}: no, {_why_once(settings, exchange)}"
+    if not settings.max:
+        yield "no failure is tried again (max: 0)"
+    again = "sent again on a fresh one" if repeatable else "not sent again"
+    yield f"a rested connection that ends before any answer: the request is {again}"
+    yield f"a body counts only if all of it has arrived and is at most {size(settings.replay_body)}"
+    if settings.budget is not None:
+        yield f"at most {settings.budget:.0%} of the first tries of the last 10 s, at least 3"
+
+
+def _why_once(settings: model.Retry, exchange: Exchange) -> str:
+    if settings.idempotency_key is None:
+        return f"{exchange.method} is not among `methods`"
+    return f"{exchange.method} is not among `methods` and has no {settings.idempotency_key}"
+
+
+# ── settings ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _settings(route: effective.Route, config: effective.Config) -> Iterator[Setting]:
+    forwards = isinstance(route.answer, effective.Forward)
+    for key, value in _leaves(masking.route(route)):
+        if key in ("name", "split") or key.startswith(("path.", "split.")):
+            continue
+        parts = key.split(".")
+        is_policy = parts[0] in model.Policies.model_fields
+        if is_policy and not forwards and not key.startswith(_OF_A_REPLY):
+            continue
+        yield _setting(key, key, value, route.origins)
+    if isinstance(route.answer, effective.Forward):
+        upstream = config.upstreams[heaviest(route.answer).upstream]
+        shown: Any = masking.upstream(upstream)
+        for key, value in _leaves(shown):
+            # Time-outs and retries of the upstream are in the route's already.
+            if not key.startswith(("targets", "timeouts", "retry")):
+                yield _setting(f"upstream.{key}", key, value, upstream.origins)
+
+
+def _setting(key: str, path: str, value: object, origins: Any) -> Setting:
+    origin = origins.get(path)
+    layer = origin.layer if origin is not None else "built in"
+    place = str(origin.place) if origin is not None and origin.place is not None else ""
+    text = shown(path, value)
+    if path == "timeouts.idle" and not place:
+        text += " (5m for text/event-stream)"
+    return Setting(key, text, layer, place)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a document by its dotted path; what is empty is left out."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+    elif value != [] and (value is not None or not path.startswith(_OFTEN_EMPTY)):
+        yield path, value

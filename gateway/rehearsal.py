@@ -1,0 +1,277 @@
+"""A request that nobody sent, taken through the real code as far as it goes without a network.
+
+Rules of this file: nothing is decided here. Clients, router, rewrites, header edits and answers are
+the ones of the data path; what stands here is only what a socket would have given them, and the
+order of `proxy.py`. `explain` and the inline tests both use it, so that they can not disagree with
+each other, or with what is served.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from gateway import headers, outbound
+from gateway.client import Clients, address, host_of
+from gateway.exchange import Exchange
+from gateway.routing.rewrite import compile_host, compile_rewrite
+from gateway.routing.router import Router
+from gateway.routing.template import percent_encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gateway.config import effective, model
+    from gateway.exchange import Reply
+
+_URL = re.compile(r"(https?)://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE | re.DOTALL)
+_AUTHORITY = re.compile(r"(?:[^\s:@\[\]/\\]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
+_NOT_SENT = re.compile(r"[^\x21-\x7e]")
+_FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """The request that an upstream would get, as far as it is known without choosing a target."""
+
+    method: str
+    target: str
+    """Path and query behind the target's own path."""
+    host: str | None
+    """None: the address of the chosen target."""
+    fields: tuple[tuple[str, str], ...]
+    """Every field but Host, in the order of sending."""
+
+    def named(self, name: str) -> list[str]:
+        """All values of a field; names ignore case."""
+        return [value for known, value in self.fields if known.lower() == name.lower()]
+
+
+class Rehearsal:
+    """One configuration, ready to be asked."""
+
+    def __init__(self, config: effective.Config) -> None:
+        self.config = config
+        self.router = Router(
+            ((route, route) for route in config.routes), config.server.ambiguous_paths
+        )
+        self._clients = Clients(config.server, traceparent=config.observability.traceparent)
+
+    # ── who asks ──
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        fields: Iterable[tuple[str, str]] = (),
+        client_ip: str = "127.0.0.1",
+        body: bytes = b"",
+    ) -> Exchange:
+        """The exchange of such a request from such a peer, identified.
+
+        Raises ValueError for what is no request, and errors.LoopDetected.
+        """
+        scheme, authority, target = _split(url)
+        if not _FIELD.fullmatch(method):
+            raise ValueError(f"{method!r} is not a method")
+        if client_ip != "unix" and address(client_ip) is None:
+            raise ValueError(f"{client_ip!r} is not an IP address")
+        given = [(name, value) for name, value in fields if name.lower() != "content-length"]
+        for name, value in given:
+            if not _FIELD.fullmatch(name) or not headers.clean(_raw(value), 0):
+                raise ValueError(f"the header {name!r} is not valid")
+        own = next((value for name, value in given if name.lower() == "host"), authority)
+        if body:
+            given.append(("Content-Length", str(len(body))))
+        if not any(name.lower() == "host" for name, _ in given):
+            given.insert(0, ("Host", own))
+        exchange = Exchange()
+        exchange.method, exchange.target = method, target
+        exchange.path, _, exchange.query = target.partition("?")
+        exchange.raw_headers = tuple((_raw(name), _raw(value)) for name, value in given)
+        exchange.headers = CIMultiDictProxy(CIMultiDict(given))
+        exchange.authority, exchange.scheme, exchange.peer = own, scheme, client_ip
+        exchange.host = host_of(own)
+        exchange.length, exchange.has_body = len(body), bool(body)
+        exchange.route = cast("Any", SimpleNamespace(name="_none"))
+        exchange.listener = self._listener(scheme, authority).name
+        self._clients.identify(exchange)
+        return exchange
+
+    def _listener(self, scheme: str, authority: str) -> model.Listener:
+        """The listener that such a URL leads to: by its port, else the first that fits its
+        scheme.
+        """
+        found = _AUTHORITY.fullmatch(authority)
+        port = int(found[1]) if found and found[1] else 443 if scheme == "https" else 80
+        listeners = self.config.listeners
+        for listener in listeners:
+            if listener.bind.port == port:
+                return listener
+        plain = scheme == "http"
+        return next(
+            (one for one in listeners if (one.redirect_to_https is not None) == plain), listeners[0]
+        )
+
+    # ── what becomes of it ──
+
+    def redirected(self, exchange: Exchange) -> Reply | None:
+        """The answer of a listener with `redirect_to_https`, which comes before any route."""
+        listener = next(one for one in self.config.listeners if one.name == exchange.listener)
+        if listener.redirect_to_https is None:
+            return None
+        from gateway.middleware.redirect import https_redirect  # noqa: PLC0415 - rarely needed
+
+        return https_redirect(self.config, listener)(exchange)
+
+    def match(self, exchange: Exchange) -> effective.Route:
+        """Route it: fills in route, captures and target as the data path does.
+
+        Raises errors.NoRoute, errors.MethodNotAllowed, errors.BadRequest.
+        """
+        route, exchange.captures, exchange.target = self.router.match(exchange)
+        exchange.route = cast("Any", SimpleNamespace(name=route.name))
+        return route
+
+    def outgoing(self, exchange: Exchange, route: effective.Route, upstream: str) -> Outgoing:
+        """What the upstream would be sent. Raises errors.BadRequest."""
+        from gateway.middleware.edit_headers import RequestEdits  # noqa: PLC0415 - imports all of it
+
+        settings = self.config.upstreams[upstream].settings
+        policies = route.policies
+        exchange.upstream = upstream
+        exchange.target_name = target_name(settings.targets[0].url)
+        exchange.upgrade = _upgrade(exchange, policies)
+        edits = RequestEdits.compile(policies.headers.request)
+        gone = self._clients.dropped(exchange.peer_trusted) | (
+            edits.dropped if edits else frozenset()
+        )
+        table = headers.FieldTable(headers.REQUEST, gone, self.config.server.underscore_headers)
+        lines = outbound.request_fields(exchange, table)
+        rewrite = compile_rewrite(route)
+        target = exchange.target if rewrite is None else rewrite(exchange, exchange.target)
+        prefix = (policies.rewrite.strip_prefix or "").encode()
+        lines += self._clients.forwarding(exchange, prefix)
+        if edits is not None:
+            lines += edits.lines(exchange)
+        host = compile_host(route)
+        shown: str | None
+        if host is not None:
+            shown = host.render(exchange)
+        elif settings.host == "pass":
+            shown = exchange.authority
+        else:
+            shown = None if settings.host == "target" else settings.host
+        return Outgoing(exchange.method, target, shown, _fields(lines))
+
+
+def heaviest(answer: effective.Forward) -> model.Branch:
+    """The branch that stands for a split where only one can be shown."""
+    return max(answer.branches, key=lambda branch: branch.weight)
+
+
+def target_name(url: str) -> str:
+    """`host:port` of a target, as metrics and logs call it."""
+    scheme, _, rest = url.partition("://")
+    if not rest:
+        return url
+    authority = rest.partition("/")[0]
+    found = _AUTHORITY.fullmatch(authority)
+    return authority if found and found[1] else f"{authority}:{443 if scheme == 'https' else 80}"
+
+
+def target_prefix(url: str) -> str:
+    """The path of a target's URL, which is put before every forwarded path."""
+    _, _, rest = url.partition("://")
+    _, slash, path = rest.partition("/")
+    return (slash + path).rstrip("/")
+
+
+def _split(url: str) -> tuple[str, str, str]:
+    """(scheme, authority, target) of a URL as a client would send it."""
+    found = _URL.fullmatch(url)
+    if found is None:
+        raise ValueError(f"{url!r} is not a URL such as http://example.com/path")
+    scheme, authority, target = found[1].lower(), found[2], found[3]
+    if not _AUTHORITY.fullmatch(authority):
+        raise ValueError(f"{url!r} has no host that could be asked")
+    if not target.startswith("/"):
+        target = "/" + target
+    # Clients percent-encode what may not be sent.
+    return scheme, authority, _NOT_SENT.sub(lambda char: percent_encode(char[0]), target)
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _upgrade(exchange: Exchange, policies: model.Policies) -> str:
+    name = exchange.headers.get("Upgrade", "").strip().lower()
+    websocket = name == "websocket" and policies.websocket is not None
+    wanted = {one.lower() for one in policies.upgrade}
+    return name if websocket or (name in wanted and name != "h2c") else ""
+
+
+def _fields(lines: bytes) -> tuple[tuple[str, str], ...]:
+    """Finished header lines as names and values."""
+    found = []
+    for line in lines.split(b"\r\n"):
+        if line:
+            name, _, value = line.decode("utf-8", "surrogateescape").partition(":")
+            found.append((name, value.strip()))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What of an outgoing request came from a secret file, and is never shown."""
+
+    headers: frozenset[str]
+    """Names in lower case."""
+    query: frozenset[str]
+    path: bool
+
+    def header(self, name: str, value: str) -> str:
+        """The value as it may be shown."""
+        return "***" if name.lower() in self.headers else value
+
+    def target(self, target: str) -> str:
+        """The target as it may be shown."""
+        path, mark, query = target.partition("?")
+        if self.path:
+            path = "/***"
+        if self.query:
+            parts = [part.partition("=") for part in query.split("&")]
+            query = "&".join(
+                f"{name}=***" if name in self.query else name + equals + value
+                for name, equals, value in parts
+            )
+        return path + mark + query
+
+
+def hidden(route: effective.Route) -> Hidden:
+    """What must not be shown of a request that this route sends on."""
+    from gateway.config import masking  # noqa: PLC0415 - rarely needed
+
+    shown: dict[str, Any] = masking.route(route)
+    edits, rewrite = shown["headers"]["request"], shown["rewrite"]
+    return Hidden(
+        frozenset(name.lower() for name in _masked({**edits["add"], **edits["set"]})),
+        frozenset(
+            percent_encode(name)
+            for name in _masked({**rewrite["query"]["add"], **rewrite["query"]["set"]})
+        ),
+        any(_masked({"path": rewrite["path"], "prefix": rewrite["add_prefix"]})),
+    )
+
+
+def _masked(values: dict[str, Any]) -> list[str]:
+    return [name for name, value in values.items() if "***" in (value, *_members(value))]
+
+
+def _members(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
