@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import errors
 from gateway.config import effective, masking, model
-from gateway.pipeline import pipeline as pipeline  # the command line asks here
-from gateway.pipeline import shown, size
+from gateway.pipeline import pipeline, shown, size
 from gateway.rehearsal import Outgoing, Rehearsal, heaviest, hidden, target_prefix
 from gateway.routing import paths
 from gateway.routing.match import asked_method
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
     from gateway.exchange import Exchange
     from gateway.routing.router import Entry
+
+__all__ = ["Considered", "Explanation", "Setting", "explain", "pipeline"]
 
 _OFTEN_EMPTY = (
     "when.",
