@@ -29,7 +29,7 @@ routes:
     rewrite: {strip_prefix: /orders, query: {set: {source: gw}}}
     body: 4B
     headers:
-      request: {set: {X-Tenant: "{header.x-t}", X-Path: "{path.none|n}"}, remove: [X-Debug]}
+      request: {set: {X-Tenant: "{header.x-t}", X-Path: "{query.none|n}"}, remove: [X-Debug]}
   - name: chosen
     host: api.example.com
     path: /next/*
@@ -132,12 +132,11 @@ expect: {route: old, upstream: next, upstream_path: /7, upstream_headers: {x-ten
     ),
     (
         """request: {get: "https://nowhere.test/"}
-expect: {route: orders, status: 200, upstream: orders, upstream_path: /, upstream_headers: {a: b}}
+expect: {route: orders, upstream: orders, upstream_path: /, upstream_headers: {a: b}}
 """,
         [
             "route is none, expected orders",
             "upstream is none, expected orders",
-            "status is 404 no_route, expected 200",
             "upstream_path is none, expected /",
             "upstream_headers: the answer is 404 no_route, so no upstream is asked",
         ],
@@ -156,25 +155,14 @@ expect: {status: 200, location: /, headers: {x: "1"}}
     ),
     (
         """request: {get: "https://api.example.com/hello/ann"}
-expect: {reason: no_route, headers: {x-who: bob}, location: /}
+expect: {status: 200, reason: no_route, headers: {x-who: bob}, location: /}
 """,
         [
             "reason is none, expected no_route",
+            "status is 201, expected 200",
             "x-who is ann, expected bob",
             "location is none, expected /",
         ],
-    ),
-    (
-        """request: {get: "/orders"}
-expect: {route: orders}
-""",
-        ["request: '/orders' is not a URL such as http://example.com/path"],
-    ),
-    (
-        """request: {get: "https://api.example.com/", client_ip: 10.0.0.256}
-expect: {route: orders}
-""",
-        ["request: '10.0.0.256' is not an IP address"],
     ),
 ]
 
