@@ -233,6 +233,17 @@ async def test_secrets_of_the_configuration_are_not_shown(
     assert json.loads(answer.body)["config"]["admin"]["token"] == "***"
 
 
+async def test_the_admin_listener_explains_a_request(
+    origin: MakeOrigin, raw: MakeClient, gateway: MakeGateway
+) -> None:
+    running = await gateway(await origin(), admin=ADMIN)
+    found = await told(raw, running, "/explain?method=GET&url=http://a.test/x&header=X-A:1")
+    assert (found["matched"], found["route"]) == (True, "all")
+    for wrong in ("/explain", "/explain?url=http://a.test/&header=nonsense", "/explain?url=nonsense"):
+        answer = await asked(raw, running, wrong)
+        assert (answer.status, json.loads(answer.body)["status"]) == (400, 400)
+
+
 async def test_a_log_that_was_rotated_is_opened_again(
     origin: MakeOrigin, raw: MakeClient, gateway: MakeGateway, tmp_path: Path
 ) -> None:
