@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aiohttp import web
 
 from gateway import listing
+from gateway.explain import explain
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -274,10 +275,10 @@ async def explained(request: web.Request) -> web.Response:
         headers.append((name.strip(), value.strip()))
     if "url" not in asked:
         return _refusal(400, "name a request: /explain?method=GET&url=http://example.com/path")
-    from gateway.explain import explain  # noqa: PLC0415 - few who scrape ever ask
-
     try:
-        found = explain(
+        # It compiles every route first: not on the loop.
+        found = await asyncio.to_thread(
+            explain,
             request.app[GATEWAY].snapshot.config,
             asked.get("method", "GET"),
             asked["url"],

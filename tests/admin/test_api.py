@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -288,9 +287,7 @@ async def test_explain_is_asked_of_the_configuration_that_serves(
             raise ValueError("not a URL")
         return SimpleNamespace(json=lambda: {"route": "orders"})
 
-    monkeypatch.setitem(
-        sys.modules, "gateway.explain", cast("Any", SimpleNamespace(explain=explain))
-    )
+    monkeypatch.setattr("gateway.admin.api.explain", explain)
     gateway = StandIn()
     query = "method=POST&url=http://a.test/x%3Fy=1&header=X-A:%201&header=X-B:2&client_ip=10.0.0.1"
     answer = await ask(gateway, f"/explain?{query}")

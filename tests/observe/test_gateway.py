@@ -239,7 +239,11 @@ async def test_the_admin_listener_explains_a_request(
     running = await gateway(await origin(), admin=ADMIN)
     found = await told(raw, running, "/explain?method=GET&url=http://a.test/x&header=X-A:1")
     assert (found["matched"], found["route"]) == (True, "all")
-    for wrong in ("/explain", "/explain?url=http://a.test/&header=nonsense", "/explain?url=nonsense"):
+    for wrong in (
+        "/explain",
+        "/explain?url=http://a.test/&header=nonsense",
+        "/explain?url=nonsense",
+    ):
         answer = await asked(raw, running, wrong)
         assert (answer.status, json.loads(answer.body)["status"]) == (400, 400)
 
