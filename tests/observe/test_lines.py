@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import model
+from gateway.config import model, placeholders
 from gateway.observe.lines import FIELDS, compile_line, escaped
 from tests.observe.stand_in import exchange, refused
 
@@ -214,6 +214,11 @@ def test_every_field_of_json_is_a_placeholder_with_the_same_value(name: str) -> 
     told = read(one)[name]
     text = line(one, format=f"{{{name}|nothing}}")
     assert text == ("nothing" if told is None else f"{told:.3f}" if "_ms" in name else str(told))
+
+
+@pytest.mark.parametrize("name", sorted(placeholders.LOG_ONLY))
+def test_what_a_check_of_the_file_lets_through_can_be_compiled(name: str) -> None:
+    assert line(exchange(), format=f"a{{{name}}}").startswith("a")
 
 
 def test_an_unknown_placeholder_is_refused() -> None:
