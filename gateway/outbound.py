@@ -130,8 +130,13 @@ class ResponseHead:
             self.lines = lines = headers.without_named(lines, self._named)
         if not headers.clean(b"".join(lines), len(lines)):
             raise errors.UpstreamBadResponse("a field has a control byte")
-        if bodiless and self.length is not None:
-            lines.append(b"Content-Length: %b\r\n" % self.length)
+        if bodiless:
+            self._announce_length()
+
+    def _announce_length(self) -> None:
+        """What the body of the same GET would have."""
+        if self.length is not None:
+            self.lines.append(b"Content-Length: %b\r\n" % self.length)
 
     def _special(self, known: int, name: bytes, value: bytes) -> None:
         if known == headers.LENGTH:

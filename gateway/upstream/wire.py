@@ -18,10 +18,11 @@ from aiohttp import http_exceptions
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.helpers import TimerNoop
+from aiohttp.streams import EMPTY_PAYLOAD
 from yarl import URL
 
 from gateway import errors
-from gateway.headers import CONTROLS, PROTECTED, RESPONSE, TOKEN
+from gateway.headers import CONTROLS, PROTECTED, RESPONSE, TOKEN, content_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +61,8 @@ class Wire(ResponseHandler):
         self._head_room = 0
         """Bytes that may still come before the head that is waited for is complete; 0: none is waited for."""
         self._taken_over = False
+        self._first = b""
+        """The first bytes of a response, while the parser looks at them."""
         self.tail: bytes | None = None
         """The last bytes received, kept only where trailers are wanted."""
         self.on_lost: Callable[[Wire], None] | None = None
@@ -169,10 +172,13 @@ class Wire(ResponseHandler):
             # Bytes that nobody asked for would be taken for the next request's answer (aio-libs/aiohttp#13656).
             self.end()
             return
-        self.received = True
+        if not self.received:
+            self.received = True
+            self._first = data
         if self.tail is not None:
             self.tail = (self.tail + data)[-TRAILER_TAIL:]
         super().data_received(data)
+        self._first = b""
         if self._head_room:
             self._head_grows(len(data))
 
@@ -184,7 +190,41 @@ class Wire(ResponseHandler):
         if not self._head_room and self._exception is None:
             self.set_exception(errors.ResponseTooLarge("the response head does not end"))
 
+    def _salvaged(self, data: bytes) -> bool:
+        """Whether `data` was a whole response with surplus behind it: that is delivered, and the connection ends.
+
+        aiohttp's parser drops what it has read when the next byte in the same segment is no response. A server that sends a
+        body to HEAD is the common case.
+        """
+        head, ended, rest = data.partition(b"\r\n\r\n")
+        if not ended:
+            return False
+        self.prepare(head_only=self._skip_payload, trailers=False)
+        self.received = True
+        try:
+            messages, _, _ = self._parser.feed_data(head + ended)  # type: ignore[union-attr]
+            message, payload = messages[0]
+            if message.code < 200:
+                return False
+            if self._skip_payload or message.code in (204, 304):
+                payload = EMPTY_PAYLOAD
+            else:
+                length = content_length(message.headers.get("Content-Length", "").encode())
+                if length is None or length > len(rest):
+                    return False
+                if length:
+                    self._parser.feed_data(rest[:length])  # type: ignore[union-attr]
+        except (http_exceptions.HttpProcessingError, IndexError):
+            return False
+        self._should_close = True
+        self._payload = payload
+        self.feed_data((message, payload), 0)
+        return True
+
     def set_exception(self, exc: Any, exc_cause: Any = None) -> None:
+        first, self._first = self._first, b""
+        if first and self._salvaged(first):
+            return
         # A malformed chunk sets the exception on the protocol only: whoever reads the body would wait for ever.
         payload = self._payload
         if payload is not None and not payload.is_eof():
