@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,11 @@ async def _demonstrate(load: Callable[[], effective.Config] | None, host: str, p
         try:
             await site.start()
         except OSError as error:
+            why = os.strerror(error.errno or 0)
             hint = "choose another with --origin-port"
-            raise CannotStart(f"the origin cannot listen: {error.strerror}; {hint}") from error
+            raise CannotStart(
+                f"the origin cannot listen on {host}:{port}: {why}; {hint}"
+            ) from error
         bound = runner.addresses[0][1]
         address = f"http://{host}:{bound}"
         log.info("origin_listening", extra={"address": address})
@@ -76,28 +80,30 @@ async def _interrupted() -> None:
 
 
 def _say_what_to_try(gateway: Gateway) -> None:
-    address = next(iter(gateway.addresses.values()))
-    lines = [
-        "",
-        "The gateway is up. In another terminal:",
-        f"  curl -i  http://{address}/api/hello?name=you     a JSON echo, through the gateway",
-        f"  curl -N  http://{address}/api/events            server-sent events, as they come",
-        f"  curl -i  http://{address}/old/page              a redirect",
-        f"  curl -i  http://{address}/nowhere               an error with its reason",
-        f"  browser  http://{address}/                      static files",
-    ]
-    if gateway.admin_address:
-        lines += [
-            f"  curl     http://{gateway.admin_address}/metrics               what Prometheus sees",
-            f"  curl     http://{gateway.admin_address}/health                is it well",
-        ]
+    served = f"http://{next(iter(gateway.addresses.values()))}"
+    admin = f"http://{gateway.admin_address}"
     file = os.path.relpath(gateway.snapshot.config.files[0])
-    lines += [
-        f"  gateway explain GET http://{address}/api/hello -c {file}",
-        f"Edit {file}, then: kill -HUP {os.getpid()}     Ctrl-C stops.",
-        "",
+    command = _command()
+    rows = [
+        (f"curl -i '{served}/api/hello?name=you'", "a JSON echo, through the gateway"),
+        (f"curl -N {served}/api/events", "server-sent events, as they come"),
+        (f"curl -i {served}/old/page", "a redirect"),
+        (f"curl -i {served}/broken", "an upstream that is not there"),
+        (f"{served}/", "static files, in a browser"),
+        (f"curl {admin}/metrics", "what Prometheus sees"),
+        (f"curl {admin}/health", "is it well"),
+        (f"{command} explain GET {served}/api/users/7 -c {file}", "why, and what is sent"),
+        (f"{command} check -c {file} && kill -HUP {os.getpid()}", "after editing that file"),
     ]
-    print("\n".join(lines), flush=True)  # noqa: T201 - results go to standard output
+    width = max(len(what) for what, _ in rows[:-2])
+    lines = [f"  {what:{width}}  {why}" for what, why in rows]
+    print("", "The gateway is up; Ctrl-C stops it. To try:", *lines, "", sep="\n", flush=True)  # noqa: T201
+
+
+def _command() -> str:
+    """How this very program was called."""
+    started = Path(sys.argv[0])
+    return os.path.relpath(started) if started.name == "gateway" else "python -m gateway"
 
 
 # ── the origin ────────────────────────────────────────────────────────────────────────────────────
@@ -121,7 +127,11 @@ async def echo(request: web.Request) -> web.Response:
         {
             "method": request.method,
             "path": request.raw_path,
-            "headers": dict(request.headers),
+            "headers": [
+                # As they came: aiohttp's own view changes the case of some names.
+                f"{name.decode('latin-1')}: {value.decode('latin-1')}"
+                for name, value in request.raw_headers
+            ],
             "body": body.decode("utf-8", "replace")[:1000],
             "body_bytes": len(body),
         }

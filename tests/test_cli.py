@@ -654,11 +654,21 @@ def test_the_demo_answers_what_it_says_to_try(tmp_path: Path) -> None:
     assert "kill -HUP" in said
 
 
+def test_a_port_that_is_taken_ends_the_demo_with_1_and_one_plain_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = gateway("demo", "--origin-port", str(port), cwd=tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert "in use" in done.stderr
+
+
 def test_the_demo_origin_alone_echoes(tmp_path: Path) -> None:
     origin = Running("demo", "--origin-only", "--origin-port", "0", cwd=tmp_path)
     try:
         address = origin.saw("origin_listening")["address"].removeprefix("http://")
-        assert json.loads(get(address, "/x?y=z", **{"X-A": "b"})[1])["headers"]["X-A"] == "b"
+        assert json.loads(get(address, "/x?y=z", **{"X-A": "b"})[1])["headers"][-1] == "X-A: b"
         assert get(address, "/status/503")[0] == 503
         origin.signal(signal.SIGTERM)
         assert origin.ended() == 0
