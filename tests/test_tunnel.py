@@ -251,6 +251,48 @@ async def test_what_came_before_the_tunnel_goes_first(
     assert await ends.client.exactly(len(behind)) == behind
 
 
+async def test_more_than_aiohttp_holds_before_the_tunnel_is_read_on(
+    rig: MakeRig, origin: MakeOrigin, raw: MakeClient
+) -> None:
+    early, behind = b"e" * 300_000, b"b" * 300_000
+    got: list[bytes] = []
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await asyncio.sleep(0.1)
+        await peer.send(SWITCH + behind)
+        got.append(await peer.exactly(len(early)))
+
+    up = await origin(script)
+    one = await rig(up.url, websocket=False)
+    client = await raw(one.port)
+    await client.send(ASK + early)
+    assert (await client.response()).status == 101
+    assert await client.exactly(len(behind)) == behind
+    assert await client.closed() == "fin"
+    client.close()
+    await one.over()
+    assert got == [early]
+
+
+async def test_an_upstream_that_ends_behind_its_101_is_heard(
+    rig: MakeRig, origin: MakeOrigin, raw: MakeClient
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(SWITCH + GOING_AWAY)
+
+    up = await origin(script)
+    one = await rig(up.url)
+    client = await raw(one.port)
+    await client.send(ASK)
+    assert (await client.response()).status == 101
+    assert await client.exactly(4) == GOING_AWAY
+    assert await client.closed() == "fin"
+    client.close()
+    await one.over()
+
+
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 3000, 4999])
 async def test_the_clients_close_code_reaches_the_upstream_and_its_answer_the_client(
     join: Join, code: int
