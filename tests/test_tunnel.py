@@ -10,22 +10,20 @@ import asyncio
 import gc
 import ssl
 import struct
-import sys
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gateway import edge
 from gateway.admission import Admission
 from gateway.config import model
 from gateway.exchange import Exchange
-from gateway.tunnel import FLUSH, GOODBYE, HALF_CLOSED, Frames, Tunnels, close_frame, tunnel
+from gateway.tunnel import FLUSH, GOODBYE, HALF_CLOSED, Tunnels, tunnel
 from gateway.upstream.wire import Dialer, Endpoint
 from tests.kit.clock import FakeClock
+from tests.kit.frames import frame
 from tests.kit.wire import PATIENCE
 
 if TYPE_CHECKING:
@@ -41,20 +39,6 @@ if TYPE_CHECKING:
 ASK = b"GET /chat HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 GOING_AWAY = b"\x88\x02\x03\xe9"
-KEY = b"\x01\x02\x03\x04"
-
-
-def frame(payload: bytes, opcode: int = 2, *, fin: bool = True, mask: bool, rsv: int = 0) -> bytes:
-    """One frame; masked payloads are sent as they are given, for nothing here unmasks them."""
-    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
-    bit = 0x80 if mask else 0
-    if len(payload) < 126:
-        head += bytes([bit | len(payload)])
-    elif len(payload) < 65536:
-        head += bytes([bit | 126]) + struct.pack(">H", len(payload))
-    else:
-        head += bytes([bit | 127]) + struct.pack(">Q", len(payload))
-    return head + (KEY if mask else b"") + payload
 
 
 class Rig:
@@ -347,7 +331,10 @@ async def test_a_unix_upstream_is_tunnelled_to(
     await one.over()
 
 
-async def test_an_upstream_over_tls_is_tunnelled_to(rig: MakeRig, raw: MakeClient) -> None:
+@pytest.mark.parametrize("who", ["client", "upstream"])
+async def test_an_upstream_over_tls_is_tunnelled_to(
+    rig: MakeRig, raw: MakeClient, who: str, caplog: pytest.LogCaptureFixture
+) -> None:
     import trustme
 
     authority = trustme.CA()
@@ -363,23 +350,27 @@ async def test_an_upstream_over_tls_is_tunnelled_to(rig: MakeRig, raw: MakeClien
         while data := await reader.read(65536):
             received.extend(data)
             writer.write(data)
+            if who == "upstream" and len(received) == len(message):
+                break
         writer.close()
         await writer.wait_closed()
 
+    message = frame(b"m" * 300_000, mask=True)
     listening = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=serving)
     port = listening.sockets[0].getsockname()[1]
     one = await rig(f"https://localhost:{port}", tls=trusting)
     client = await raw(one.port)
     await client.ask(ASK)
-    message = frame(b"m" * 300_000, mask=True)
     await client.send(message)
     assert await client.exactly(len(message)) == message
-    # TLS can not be closed one way only: the client's end ends both.
-    client.half_close()
+    # TLS can not be closed one way only: the end of either ends both.
+    if who == "client":
+        client.half_close()
     assert await client.closed() == "fin"
     client.close()
     await one.over()
     assert bytes(received) == message
+    assert not caplog.records
     listening.close()
     await listening.wait_closed()
 
@@ -539,6 +530,25 @@ async def test_drain_does_not_wait_for_an_answer_for_ever(
     await ends.rig.over()
 
 
+async def test_drain_reads_what_a_stalled_side_has_sent_or_its_close_would_be_lost(
+    join: Join,
+) -> None:
+    ends = await join()
+    await ends.client.send_until_full(b"\x82\x00" * 32768, most=64 << 20)
+    (one,) = ends.rig.tunnels.open
+    assert one.client.transport is not None
+    ends.rig.tunnels.go_away()
+    await asyncio.sleep(0.5)
+    await ends.rig.pass_time(GOODBYE + 0.01)
+    # A connection that is closed with bytes unread is reset.
+    assert await ends.client.rest() == GOING_AWAY
+    assert ends.client.ending == "fin"
+    await ends.rig.pass_time(FLUSH + 0.01)
+    ends.client.close()
+    ends.upstream.close()
+    await ends.rig.over()
+
+
 async def test_no_second_close_behind_a_close(join: Join) -> None:
     ends = await join()
     closing = frame(b"\x03\xe8", 8, mask=True)
@@ -648,77 +658,3 @@ async def test_a_tunnel_leaves_nothing_behind_in_memory(
     await asyncio.sleep(0.02)
     gc.collect()
     assert not [one for one in gc.get_objects() if isinstance(one, Pipe)]
-
-
-# ── frames ──
-
-
-def test_a_long_message_costs_a_handful_of_calls() -> None:
-    message = frame(b"x" * (1 << 20), mask=True)
-    calls = 0
-
-    def count(frame: Any, event: str, arg: Any) -> None:
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    frames = Frames()
-    sys.setprofile(count)
-    try:
-        frames.feed(message)
-    finally:
-        sys.setprofile(None)
-    assert frames.between
-    assert calls < 20
-
-
-lengths = st.one_of(st.integers(0, 130), st.sampled_from([125, 126, 127, 65535, 65536, 66000]))
-frames_of = st.lists(
-    st.builds(
-        lambda size, opcode, mask, fin: frame(b"\x88" * size, opcode, fin=fin, mask=mask),
-        lengths, st.sampled_from([0, 1, 2, 9, 10]), st.booleans(), st.booleans(),
-    ),
-    min_size=1, max_size=6,
-)  # fmt: skip
-
-
-@given(frames_of, st.lists(st.integers(1, 70_000), max_size=8))
-def test_frame_ends_are_found_however_the_bytes_are_cut(sent: list[bytes], cuts: list[int]) -> None:
-    ends = set()
-    total = 0
-    for one in sent:
-        total += len(one)
-        ends.add(total)
-    data = b"".join(sent)
-    points = sorted({cut for cut in cuts if cut < total} | {total})
-    frames, at = Frames(), 0
-    for point in points:
-        assert frames.feed(data[at:point]) == point - at
-        at = point
-        assert frames.between == (at in ends)
-    assert not frames.closed
-
-
-@given(frames_of, st.integers(0, 300))
-def test_feeding_with_stop_halts_at_the_first_end(sent: list[bytes], first: int) -> None:
-    data = b"".join(sent)
-    first = min(first, len(sent[0]) - 1)
-    frames = Frames()
-    frames.feed(data[:first])
-    assert frames.feed(data[first:], stop=True) == len(sent[0]) - first
-    assert frames.between
-
-
-@given(st.lists(st.binary(max_size=40), max_size=20))
-def test_no_bytes_upset_the_counting(blocks: list[bytes]) -> None:
-    frames = Frames()
-    for block in blocks:
-        assert frames.feed(block) == len(block)
-
-
-@given(st.binary(max_size=125), st.booleans())
-def test_a_close_of_ours_is_one_whole_frame(payload: bytes, mask: bool) -> None:
-    frames = Frames()
-    data = close_frame(payload, mask=mask)
-    assert frames.feed(data) == len(data)
-    assert frames.between
-    assert frames.closed
