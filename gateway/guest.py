@@ -29,7 +29,7 @@ MISSING = (
     "no deadline for heads, no bound on a whole head, 400 in place of 414 and 431, "
     "no keep-alive after a chunked upload: use gateway.runner for all of these"
 )
-_REFRAMED = frozenset((b"content-encoding", b"content-length"))
+_REFRAMED = frozenset((b"content-encoding", b"content-length", b"transfer-encoding"))
 
 
 class Guest(Incoming):
@@ -122,11 +122,11 @@ def _as_read(request: web.BaseRequest) -> RawRequestMessage:
     headers = CIMultiDict(message.headers)
     headers.popall("Content-Encoding", None)
     headers.popall("Content-Length", None)
+    headers["Transfer-Encoding"] = "chunked"
+    kept = (field for field in message.raw_headers if field[0].lower() not in _REFRAMED)
     return message._replace(
         headers=CIMultiDictProxy(headers),
-        raw_headers=tuple(
-            field for field in message.raw_headers if field[0].lower() not in _REFRAMED
-        ),
+        raw_headers=(*kept, (b"Transfer-Encoding", b"chunked")),
         chunked=True,
         compression=None,
     )

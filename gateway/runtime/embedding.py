@@ -51,7 +51,7 @@ def application(config: Source) -> web.Application:
     app[GATEWAY] = gateway
     app.cleanup_ctx.append(_run)
     app.on_shutdown.append(_drain)
-    app.router.add_route("*", "/{path:.*}", _Handler(gateway), expect_handler=_expect)
+    app.router.add_route("*", "/{path:.*}", _Handler(gateway).answer, expect_handler=_expect)
     return app
 
 
@@ -79,7 +79,8 @@ class _Handler:
         self._gateway = gateway
         self._said = False
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer with the snapshot that serves now."""
         if not self._said:
             self._said = True
             log.warning("foreign_server", extra={"missing": MISSING})
