@@ -276,6 +276,7 @@ async def test_under_a_foreign_server_100_continue_waits_until_the_body_is_wante
     refused = await client.ask(head % 5)
     assert refused.status == 413
     assert refused.interim == []
+    client.close()  # else aiohttp waits for the body that was refused
 
 
 @pytest.mark.parametrize("cancels", [True, False], ids=["cancels", "does not cancel"])
