@@ -78,6 +78,15 @@ class Peer(Wire):
         return message
 
 
+    async def closed_soon(self) -> bool:
+        """Whether the gateway has ended this connection, or does within a moment."""
+        for _ in range(200):
+            if self.ending or self.sock.fileno() < 0:
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+
 class Origin:
     """A listening upstream."""
 
