@@ -168,9 +168,8 @@ class _World:
     async def gateway(
         self, config: str | Mapping[str, Any] | Origin, *, clock: Any = None, **sections: Any
     ) -> Running:
-        from gateway.runtime.gateway import Gateway
-
         from gateway.config import load_dict
+        from gateway.runtime.gateway import Gateway
         from tests.kit.clock import FakeClock
 
         log = self.folder / f"access-{len(self.gateways)}.log"

@@ -77,7 +77,6 @@ class Peer(Wire):
         await self.body(message)
         return message
 
-
     async def closed_soon(self) -> bool:
         """Whether the gateway has ended this connection, or does within a moment."""
         for _ in range(200):
@@ -171,10 +170,11 @@ class Origin:
                 if not await peer._more():
                     return
             await peer.request()
-            if isinstance(script, bytes):
-                answer = script
-            else:
-                answer = script[min(self._answered, len(script) - 1)]
+            answer = (
+                script
+                if isinstance(script, bytes)
+                else script[min(self._answered, len(script) - 1)]
+            )
             self._answered += 1
             await peer.send(answer)
             if b"\r\nConnection: close\r\n" in answer:

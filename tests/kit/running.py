@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.runtime.gateway import Gateway
-
     from tests.kit.clock import FakeClock
 
 _SAMPLE = re.compile(r"^(?P<name>[a-z_:]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$")

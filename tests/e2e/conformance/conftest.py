@@ -1,7 +1,9 @@
-"""What every conformance test does: send exact bytes through a gateway to an origin, and look at both ends.
+"""What every conformance test does: send exact bytes through a gateway to an origin, and look at
+both ends.
 
-Rules of this file: a request is `get(...)` or bytes written out in the test; `through` sends it and returns what came of it;
-`refused` also proves that the upstream heard nothing and that nothing behind the request was taken for another one.
+Rules of this file: a request is `get(...)` or bytes written out in the test; `through` sends it and
+returns what came of it; `refused` also proves that the upstream heard nothing and that nothing
+behind the request was taken for another one.
 """
 
 from __future__ import annotations
@@ -74,7 +76,9 @@ def through(origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient) -> Throug
 
 @pytest.fixture
 def refused(origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient) -> Refused:
-    """Send a request that must not pass, with an evil one behind it, and read until the connection ends."""
+    """Send a request that must not pass, with an evil one behind it, and read until the
+    connection ends.
+    """
 
     async def send(request: bytes, *statuses: int, **sections: Any) -> int:
         up = await origin()
@@ -111,7 +115,9 @@ def one_refusal(seen: bytes) -> int:
 
 
 def problem(message: Message, reason: str, status: int) -> None:
-    """`message` is the gateway's own answer for `reason`: in status, Proxy-Status and body alike."""
+    """`message` is the gateway's own answer for `reason`: in status, Proxy-Status and body
+    alike.
+    """
     assert message.status == status, message.raw
     assert b'details="%b"' % reason.encode() in (message.get("proxy-status") or b""), message.head
     assert message.get("content-type") == b"application/problem+json"

@@ -157,7 +157,8 @@ async def test_04_a_response_is_framed_anew_for_the_client(through: Through) -> 
 
 
 @pytest.mark.parametrize(
-    "te", [b"gzip", b"trailers", b"trailers, deflate;q=0.5", b"deflate , TRAILERS", b"trailersx", b""]
+    "te",
+    [b"gzip", b"trailers", b"trailers, deflate;q=0.5", b"deflate , TRAILERS", b"trailersx", b""],
 )
 async def test_05_only_trailers_passes_of_te_and_connection_names_it(
     through: Through, te: bytes

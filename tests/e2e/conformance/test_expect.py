@@ -141,7 +141,9 @@ async def test_25_an_http_1_0_client_never_sees_1xx(
     early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     up = await origin(b"HTTP/1.1 100 Continue\r\n\r\n" + early + OK)
     client = await raw(await gateway(up))
-    head = get(b"/", b"Content-Length: 5", b"Expect: 100-continue", version=b"HTTP/1.0", method=b"POST")
+    head = get(
+        b"/", b"Content-Length: 5", b"Expect: 100-continue", version=b"HTTP/1.0", method=b"POST"
+    )
     await client.send(head)
     assert await client.silence()
     got = await client.ask(b"hello", method="POST")
@@ -172,7 +174,9 @@ async def test_26_103_is_forwarded_at_once_with_its_fields(
 
     async def script(peer: Peer) -> None:
         await peer.request()
-        await peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nLink: </b>\r\n\r\n")
+        await peer.send(
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nLink: </b>\r\n\r\n"
+        )
         await go.wait()
         await peer.send(OK)
         await peer.rest()

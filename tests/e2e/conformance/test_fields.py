@@ -94,7 +94,15 @@ async def test_44_a_head_with_bare_line_ends_is_refused(refused: Refused, head: 
 
 @pytest.mark.parametrize(
     "line",
-    [b"Host : b.test", b"X : y", b"X\t: y", b"X \t : y", b"Content-Length : 5", b"X\x0b: y", b" : y"],
+    [
+        b"Host : b.test",
+        b"X : y",
+        b"X\t: y",
+        b"X \t : y",
+        b"Content-Length : 5",
+        b"X\x0b: y",
+        b" : y",
+    ],
 )
 async def test_45_space_before_the_colon_of_a_request_field_is_refused(
     refused: Refused, line: bytes
@@ -117,7 +125,9 @@ def _parted(head: bytes) -> list[tuple[bytes, bytes, bytes]]:
     return [line.partition(b":") for line in head.split(b"\r\n")[1:-2]]
 
 
-@pytest.mark.parametrize("first", [b" X: y", b"\tX: y", b" Host: b.test", b" Transfer-Encoding: chunked", b"  "])
+@pytest.mark.parametrize(
+    "first", [b" X: y", b"\tX: y", b" Host: b.test", b" Transfer-Encoding: chunked", b"  "]
+)
 async def test_46_space_before_the_first_field_is_refused_or_dropped(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, first: bytes
 ) -> None:
@@ -205,7 +215,12 @@ async def test_51_empty_values_are_kept(through: Through, line: bytes) -> None:
     assert got.response.all("x-empty") == [b""]
 
 
-UNDERSCORED = [b"X_Forwarded_For: 6.6.6.6", b"X_Other: 1", b"Content_Length: 3", b"X-Forwarded_Host: evil"]
+UNDERSCORED = [
+    b"X_Forwarded_For: 6.6.6.6",
+    b"X_Other: 1",
+    b"Content_Length: 3",
+    b"X-Forwarded_Host: evil",
+]
 
 
 @pytest.mark.parametrize("line", UNDERSCORED)
@@ -250,7 +265,8 @@ async def test_53_nothing_is_invented_in_a_response(through: Through) -> None:
 NEGOTIATION = [b"Accept-Encoding: gzip;q=1.0, br", b"Range: bytes=0-1", b'If-None-Match: "a"', b'If-Match: W/"a"',
                b"If-Modified-Since: Wed, 21 Oct 2026 07:28:00 GMT", b"If-Range: x", b"Accept: */*", b"User-Agent: a/1",
                b"Accept-Language: de", b"Referer: http://a.test/", b"Origin: null", b"From: a@a.test", b"Prefer: x",
-               b"Content-Encoding: gzip", b"Content-Language: de", b"Content-MD5: x", b"Sec-Fetch-Mode: cors", b"Priority: u=1"]  # fmt: skip
+               b"Content-Encoding: gzip", b"Content-Language: de", b"Content-MD5: x", b"Sec-Fetch-Mode: cors",
+               b"Priority: u=1"]  # fmt: skip
 
 
 @pytest.mark.parametrize("line", NEGOTIATION)
@@ -262,10 +278,14 @@ async def test_54_negotiation_and_conditions_pass_to_the_upstream(
 
 
 DESCRIPTION = [b"Content-Encoding: gzip", b'ETag: W/"a"', b"Vary: *", b"Content-Range: bytes 0-1/5", b"Accept-Ranges: bytes",
-               b"Last-Modified: Wed, 21 Oct 2026 07:28:00 GMT", b"Content-Type: text/plain; charset=latin-1", b"Cache-Control: a, b",
-               b"Age: 3", b"Expires: 0", b"Location: /x?y#z", b"WWW-Authenticate: Basic realm=\"x\"", b"Link: </a>", b"Allow: GET",
-               b"Content-Disposition: attachment; filename=\"a\xe9\"", b"Retry-After: 3", b"Warning: 199 - x", b"Alt-Svc: clear",
-               b"Strict-Transport-Security: max-age=1", b"Refresh: 3", b"Pragma: no-cache", b"X-Powered-By: y"]  # fmt: skip
+               b"Last-Modified: Wed, 21 Oct 2026 07:28:00 GMT", b"Content-Type: text/plain; charset=latin-1",
+               b"Cache-Control: a, b",
+               b"Age: 3", b"Expires: 0", b"Location: /x?y#z", b"WWW-Authenticate: Basic realm=\"x\"", b"Link: </a>",
+               b"Allow: GET",
+               b"Content-Disposition: attachment; filename=\"a\xe9\"", b"Retry-After: 3", b"Warning: 199 - x",
+               b"Alt-Svc: clear",
+               b"Strict-Transport-Security: max-age=1", b"Refresh: 3", b"Pragma: no-cache",
+               b"X-Powered-By: y"]  # fmt: skip
 
 
 @pytest.mark.parametrize("line", DESCRIPTION)
@@ -275,7 +295,9 @@ async def test_54_descriptions_pass_to_the_client(through: Through, line: bytes)
     assert got.response.body == b"ok"
 
 
-@pytest.mark.parametrize("coding", [b"gzip", b"deflate", b"br", b"zstd", b"x-unknown", b"gzip, gzip"])
+@pytest.mark.parametrize(
+    "coding", [b"gzip", b"deflate", b"br", b"zstd", b"x-unknown", b"gzip, gzip"]
+)
 @pytest.mark.parametrize("valid", [True, False])
 async def test_54_bodies_are_never_decoded(through: Through, coding: bytes, valid: bool) -> None:
     body = gzip.compress(b"hello" * 100) if valid else b"this is no " + coding
@@ -335,9 +357,7 @@ async def test_56_a_status_line_without_a_space_behind_the_code_passes(through: 
 
 
 @pytest.mark.parametrize("phrase", [b"OK\rSet-Cookie: evil", b"O\x00K", b"O\x0bK", b"OK\r"])
-async def test_56_a_reason_phrase_never_has_control_bytes(
-    through: Through, phrase: bytes
-) -> None:
+async def test_56_a_reason_phrase_never_has_control_bytes(through: Through, phrase: bytes) -> None:
     got = await through(get(), reply=b"HTTP/1.1 200 " + phrase + b"\r\nContent-Length: 2\r\n\r\nok")
     assert got.response.status in (200, 502)
     assert b"\r" not in got.response.start

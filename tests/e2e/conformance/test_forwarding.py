@@ -128,9 +128,7 @@ async def test_63_forwarded_is_appended_to_what_a_trusted_proxy_sent(through: Th
         (b"6.6.6.6", "127.0.0.1"),
     ],
 )
-async def test_63_forwarded_is_parsed_strictly(
-    through: Through, value: bytes, client: str
-) -> None:
+async def test_63_forwarded_is_parsed_strictly(through: Through, value: bytes, client: str) -> None:
     got = await through(
         get(b"/", b"Forwarded: " + value), server={**TRUSTED, "forwarded": "rfc7239"}
     )
@@ -143,7 +141,18 @@ async def test_63_forwarding_can_be_switched_off(through: Through) -> None:
         assert name not in got.sent.names
 
 
-@pytest.mark.parametrize("target", [b"//evil.test/x", b"/\\evil.test", b"/%09/evil.test", b"/%2f%2fevil.test", b"//evil.test", b"/x/..//evil.test", b"///evil.test"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"//evil.test/x",
+        b"/\\evil.test",
+        b"/%09/evil.test",
+        b"/%2f%2fevil.test",
+        b"//evil.test",
+        b"/x/..//evil.test",
+        b"///evil.test",
+    ],
+)
 @pytest.mark.parametrize("to", ["{path}", "/base{path}", "https://www.example.com{path}"])
 async def test_64_a_redirect_never_leads_where_the_configuration_does_not(
     gateway: MakeGateway, raw: MakeClient, target: bytes, to: str
