@@ -18,7 +18,14 @@ SAFE: Final = "/!$&'()*+,;=:@"
 """What a path may hold besides unreserved characters (RFC 3986 section 3.3)."""
 
 plain_characters = re.compile(r"/[A-Za-z0-9/_.~!$&'()+,=:@-]*").fullmatch
-_ODD = re.compile(r"%[0-9A-Fa-f]{2}|[^A-Za-z0-9/_.~!$&'()*+,;=:@-]")
+_STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_SPELT_OTHERWISE = re.compile(
+    # Triplets of unreserved characters, and those with a small hex digit; what a path
+    # may not hold. The triplets that are canonical already are passed over: a path may be full of
+    # them.
+    r"%(?:2[DEde]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee]|[0-9A-Fa-f][a-f]|[a-f][0-9A-F])"
+    r"|[^A-Za-z0-9/_.~!$&'()*+,;=:@%-]"
+)
 _TRIPLETS = {
     f"%{high}{low}": quote(bytes([int(high + low, 16)]), safe="")
     for high in string.hexdigits
@@ -42,7 +49,9 @@ def canonical(path: str) -> str:
     """The spelling that stands for all spellings that RFC 3986 section 6.2.2 calls equal. A stray
     `%` is `%25`.
     """
-    return _ODD.sub(_same, path)
+    if "%" in path:
+        path = _STRAY.sub("%25", path)  # without a call for each: a path may be full of them
+    return _SPELT_OTHERWISE.sub(_same, path)
 
 
 def _same(found: re.Match[str]) -> str:
@@ -62,9 +71,15 @@ def readings(path: str) -> list[str]:
     raw = canonical(path)
     once = _decode(raw)
     found = dict.fromkeys((raw, once, _decode(once)))
-    for read in (_backslashes, _without_parameters, _merge, without_dots, _dots_as_file_names):
+    for read in (_backslashes, _without_parameters, _merge):
         for form in tuple(found):
             found[read(form)] = None
+    for form in tuple(found):
+        resolved = without_dots(form)
+        if resolved != form:
+            found[resolved] = None
+            # RFC 3986 leaves a slash where a last dot segment was, file systems leave nothing.
+            found[resolved.rstrip("/") or "/"] = None
     return list(found)
 
 
@@ -126,9 +141,3 @@ def _without_parameters(path: str) -> str:
 
 def _merge(path: str) -> str:
     return _SLASHES.sub("/", path)
-
-
-def _dots_as_file_names(path: str) -> str:
-    """Dot segments resolved as file systems do: of a last one nothing is left, no slash either."""
-    resolved = without_dots(path)
-    return resolved if path.endswith("/") or resolved == path else resolved.rstrip("/") or "/"
