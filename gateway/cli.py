@@ -155,11 +155,14 @@ def demo(
     from gateway.demo import demonstrate, sample
     from gateway.serve import CannotStart
 
+    # A file that is missing is told before anything listens.
+    path = None if origin_only else find(config or str(sample()))
+
     def load() -> effective.Config:
-        return loaded(config or str(sample()))
+        return loaded(str(path))
 
     try:
-        chosen = None if origin_only else load
+        chosen = None if path is None else load
         sys.exit(demonstrate(chosen, origin_host, origin_port, log_level))
     except CannotStart as error:
         fail(str(error))
