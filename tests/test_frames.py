@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.frames import Frames, close_frame
@@ -40,6 +40,7 @@ frames_of = st.lists(
 )  # fmt: skip
 
 
+@settings(deadline=None)  # a busy machine is no finding
 @given(frames_of, st.lists(st.integers(1, 70_000), max_size=8))
 def test_frame_ends_are_found_however_the_bytes_are_cut(sent: list[bytes], cuts: list[int]) -> None:
     ends = set()
@@ -57,6 +58,7 @@ def test_frame_ends_are_found_however_the_bytes_are_cut(sent: list[bytes], cuts:
     assert not frames.closed
 
 
+@settings(deadline=None)
 @given(frames_of, st.integers(0, 300))
 def test_feeding_with_stop_halts_at_the_first_end(sent: list[bytes], first: int) -> None:
     data = b"".join(sent)
@@ -67,6 +69,7 @@ def test_feeding_with_stop_halts_at_the_first_end(sent: list[bytes], first: int)
     assert frames.between
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=20))
 def test_no_bytes_upset_the_counting(blocks: list[bytes]) -> None:
     frames = Frames()
@@ -74,6 +77,7 @@ def test_no_bytes_upset_the_counting(blocks: list[bytes]) -> None:
         assert frames.feed(block) == len(block)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=125), st.booleans())
 def test_a_close_of_ours_is_one_whole_frame(payload: bytes, mask: bool) -> None:
     frames = Frames()
@@ -83,6 +87,7 @@ def test_a_close_of_ours_is_one_whole_frame(payload: bytes, mask: bool) -> None:
     assert frames.closed
 
 
+@settings(deadline=None)
 @given(st.integers(0, 4), st.booleans(), st.integers(1, 30))
 def test_a_close_is_noticed_wherever_it_stands(before: int, mask: bool, cut: int) -> None:
     data = frame(b"ping", 9, mask=mask) * before + close_frame(b"\x03\xe8", mask=mask)

@@ -538,7 +538,10 @@ async def test_drain_reads_what_a_stalled_side_has_sent_or_its_close_would_be_lo
     (one,) = ends.rig.tunnels.open
     assert one.client.transport is not None
     ends.rig.tunnels.go_away()
-    await asyncio.sleep(0.5)
+    before = 0.0
+    while one.last != before:  # until everything has been read
+        before = one.last
+        await asyncio.sleep(0.1)
     await ends.rig.pass_time(GOODBYE + 0.01)
     # A connection that is closed with bytes unread is reset.
     assert await ends.client.rest() == GOING_AWAY

@@ -415,10 +415,43 @@ async def test_surplus_bytes_that_come_later_end_the_connection(ask: Ask) -> Non
     assert not wire.reusable()
 
 
-async def test_a_response_that_runs_into_nonsense_is_not_delivered(ask: Ask) -> None:
+@pytest.mark.parametrize(
+    ("answer", "content"),
+    [
+        pytest.param(OK + b"surplus", b"ok", id="behind-a-body"),
+        pytest.param(b"HTTP/1.1 204 No Content\r\n\r\nsurplus", b"", id="behind-204"),
+    ],
+)
+async def test_a_response_that_runs_into_nonsense_is_delivered_without_it(
+    ask: Ask, answer: bytes, content: bytes
+) -> None:
     # aiohttp's parser drops what it has found when the same segment holds an error.
-    wire = await ask(OK + b"surplus")
-    assert type(await failure(wire)) is errors.UpstreamBadResponse
+    wire = await ask(answer)
+    _, payload = await wire.head()
+    assert await body(payload) == content
+    assert not wire.reusable()
+
+
+async def test_the_body_that_a_server_sends_to_head_is_dropped(ask: Ask) -> None:
+    wire = await ask(OK + b"more", head_only=True)
+    message, payload = await wire.head()
+    assert message.code == 200
+    assert await body(payload) == b""
+    assert not wire.reusable()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(CHUNKED + chunk(b"abc") + b"zz\r\n", id="chunked"),
+        pytest.param(HEAD + b"Content-Length: 9\r\nA\x00: b\r\n\r\nabc", id="bad-field"),
+        pytest.param(b"HTTP/1.1 100 Continue\r\n\r\nnonsense", id="interim"),
+    ],
+)
+async def test_what_is_no_whole_response_is_not_made_one_by_what_follows(
+    ask: Ask, answer: bytes
+) -> None:
+    assert type(await failure(await ask(answer))) is errors.UpstreamBadResponse
 
 
 # ── at rest ──
