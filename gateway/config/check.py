@@ -32,7 +32,6 @@ Routes = list[tuple["Entry", effective.Route]]
 def check(config: effective.Config, parts: Parts, routes: Routes, context: Context) -> None:
     """Every rule, on all that could be read."""
     references.check(parts, context, [listener.name for listener in config.listeners])
-    _server(parts, context)
     _listeners(config, parts, context)
     _access_log(config, parts, context)
     _error_pages(parts.sections.get("errors"), config.errors, context)
@@ -68,13 +67,6 @@ def _conflicts(config: effective.Config, context: Context) -> None:
 
 
 # ── the server and its listeners ────────────────────────────────────────────────────────────────
-
-
-def _server(parts: Parts, context: Context) -> None:
-    entry = parts.sections.get("server")
-    if entry is not None and entry.values is not None and entry.values.workers > 1:
-        message = "more than one worker is not supported yet: write 1"
-        context.add(entry.raw, entry.path, ("workers",), message)
 
 
 def _listeners(config: effective.Config, parts: Parts, context: Context) -> None:

@@ -19,7 +19,7 @@ from gateway.config.report import Context
 from gateway.config.sources import Sources
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from gateway.config.forms import Model
 
@@ -77,7 +77,8 @@ class Loading:
                 self._named(included, main=False)
             config = self._effective()
         if self.sources.problems or config is None:
-            raise ConfigError(_in_order(self.sources.problems, self.sources.files))
+            problems = map(self.sources.without_secrets, self.sources.problems)
+            raise ConfigError(_in_order(problems, self.sources.files))
         return config
 
     # ── taking apart ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -188,10 +189,16 @@ class Loading:
             test_places=tuple(entry.raw.place for entry in tests),
         )
         check(config, parts, routes, self.context)
-        document = cache(lambda: masking.document(config, parts.sections, parts.listeners))
+        document = cache(
+            lambda: masking.document(config, parts.sections, parts.listeners, parts.tests)
+        )
         return replace(
             config,
-            warnings=tuple(_in_order(self.context.warnings, self.sources.files)),
+            warnings=tuple(
+                _in_order(
+                    map(self.sources.without_secrets, self.context.warnings), self.sources.files
+                )
+            ),
             document=document,
         )
 
@@ -222,7 +229,7 @@ def _default_listener() -> model.Listener:
     return model.Listener(bind=model.Bind(host=host, port=int(port)), name=_NO_LISTENER)
 
 
-def _in_order(problems: list[effective.Problem], files: list[str]) -> list[effective.Problem]:
+def _in_order(problems: Iterable[effective.Problem], files: list[str]) -> list[effective.Problem]:
     """Problems by file, in the order of reading, then by line; each told once."""
     from pathlib import Path  # noqa: PLC0415
 

@@ -29,7 +29,10 @@ def below(key: str, raw: Any) -> Map:
 
 
 def document(
-    config: effective.Config, sections: Mapping[str, Entry], listeners: list[Entry]
+    config: effective.Config,
+    sections: Mapping[str, Entry],
+    listeners: list[Entry],
+    tests: list[Entry],
 ) -> dict[str, object]:
     """The whole configuration in full form."""
 
@@ -51,7 +54,11 @@ def document(
         "errors": section("errors", config.errors),
         "upstreams": {name: upstream(settings) for name, settings in config.upstreams.items()},
         "routes": [route(one) for one in config.routes],
-        "tests": [_plain(test, None, ()) for test in config.tests],
+        "tests": [
+            _plain(entry.values, Origins((("tests", entry.raw),)), ())
+            for entry in tests
+            if entry.values is not None
+        ],
     }
 
 
@@ -91,8 +98,6 @@ def _items(value: Model, origins: Origins | None, path: tuple[str | int, ...]) -
 
 def _plain(value: Any, origins: Origins | None, path: tuple[str | int, ...]) -> object:
     if isinstance(value, Model):
-        if origins is not None and not path and not value.__dict__:
-            return {}
         return _items(value, origins, path)
     if isinstance(value, dict):
         return {key: _plain(item, origins, (*path, key)) for key, item in value.items()}

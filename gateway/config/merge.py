@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Model)
 
+_OFF_BY_KEY = frozenset({"timeouts", "body"})
+"""Policies whose `off` means each of their keys."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:
@@ -98,10 +101,13 @@ class Origins(Mapping[str, Origin]):
 
     def written(self, parts: tuple[str | int, ...]) -> tuple[str, Value] | None:
         """The layer that decides about a value, and the value as written: or what holds it in short form."""
+        again = False
         for layer, raw in reversed(self.layers):
             found = _follow(raw, parts)
             if found is not None:
-                return layer, found
+                # What was off below and is written again above begins with what is built in.
+                return None if again and is_off(found) else (layer, found)
+            again = again or (parts[0] in raw and parts[0] not in _OFF_BY_KEY)
         return None
 
     def __getitem__(self, path: str) -> Origin:
@@ -135,6 +141,8 @@ class Origins(Mapping[str, Origin]):
 def _follow(raw: Value, parts: tuple[str | int, ...]) -> Value | None:
     here: Any = raw
     for part in parts:
+        if isinstance(here, Map) is not isinstance(part, str) and not isinstance(here, Text):
+            continue  # a short form: the value of the only key, or a list of one
         if isinstance(here, Map):
             key = entry_of(here, str(part))
             if key is None:

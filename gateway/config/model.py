@@ -10,9 +10,9 @@ bytes. Defaults are shared between all instances: nobody changes a value of a mo
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gateway.config import addresses
 from gateway.config.addresses import Count, HeaderName, Port, RealPort
@@ -141,13 +141,22 @@ class Shutdown(Model):
     websocket_grace: Duration | None = Field(None, description="for WebSockets; off: as grace")
 
 
+def _one(value: int) -> int:
+    if value > 1:
+        raise refuse("more than one worker is not supported yet: write 1")
+    return value
+
+
+Workers = Annotated[Count, AfterValidator(_one)]
+
+
 class Server(Model):
     """What holds for all requests."""
 
     later = frozenset({"secret", "overload", "reload"})
 
     name: str = Field("gateway", description="in Proxy-Status, Via and Server")
-    workers: Count = Field(1, description="processes; 1 is supported")
+    workers: Workers = Field(1, description="processes; 1 is supported")
     trusted_proxies: tuple[Network, ...] = Field((), description="who may set X-Forwarded-*")
     forwarded: Literal["x-forwarded", "rfc7239", "both", "off"] = Field(
         "x-forwarded", description="which fields tell upstreams about the client"

@@ -40,6 +40,8 @@ class Context:
             for one in errors:
                 if one["type"] == "too_short" and _has_parts(one["loc"], errors):
                     continue  # its entries are there, but wrong
+                if one["type"] == "missing" and isinstance(raw, Map) and "discover" in raw:
+                    continue  # discover stands for the targets, and is told of
                 problem = _problem(one, raw, path)
                 found.setdefault((problem.place, problem.path), problem)
             self.problems.extend(found.values())

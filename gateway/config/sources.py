@@ -11,6 +11,7 @@ import glob
 import hashlib
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ class Sources:
         self.files: list[str] = []
         self.problems: list[Problem] = []
         self._hash = hashlib.sha256()
+        self._secrets: set[str] = set()
 
     @property
     def digest(self) -> str:
@@ -176,7 +178,18 @@ class Sources:
         except UnicodeDecodeError:
             raise ValueError(f"{path} is not UTF-8 text") from None
         self._hash.update(b"\0" + content.encode())
-        return content.removesuffix("\n").removesuffix("\r")
+        content = content.removesuffix("\n").removesuffix("\r")
+        if content:
+            self._secrets |= {content, repr(content)[1:-1]}
+        return content
+
+    def without_secrets(self, problem: Problem) -> Problem:
+        """The problem without anything in its message that a `${file:…}` gave."""
+        message = problem.message
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            if secret in message:
+                message = message.replace(secret, "***")
+        return problem if message == problem.message else replace(problem, message=message)
 
     @staticmethod
     def _bytes(path: Path, most: int) -> bytes:

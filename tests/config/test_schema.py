@@ -1,0 +1,123 @@
+"""The JSON Schema that editors use takes what `load` takes, and finds what an editor can find."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from gateway.config.forms import Model
+from gateway.config.nodes import Map, Seq, Source, compose
+from gateway.config.schema import schema
+from gateway.config.written import Document
+from tests.config.test_forms import PAIRS, SECTIONS
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted([*(ROOT / "config").glob("*.yaml"), *(ROOT / "config" / "examples").rglob("*.yaml")])
+
+
+def data(text: str) -> object:
+    """A text as an editor with YAML 1.2 reads it."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, Map):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, Seq):
+            return [plain(item) for item in value]
+        word = str(value)
+        if not getattr(value, "plain", False):
+            return word
+        try:
+            return json.loads(word)
+        except ValueError:
+            return None if word in ("", "~") else word
+
+    problems: list[object] = []
+    made = compose(text, Source("x", Path()), lambda made: made, problems)  # type: ignore[arg-type]
+    assert problems == []
+    return plain(made)
+
+
+def faults(text: str) -> list[str]:
+    return [error.message for error in Draft202012Validator(schema()).iter_errors(data(text))]
+
+
+def test_the_committed_schema_is_the_one_that_is_made() -> None:
+    made = json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+    assert (ROOT / "config" / "schema.json").read_text() == made, "make schema"
+
+
+def test_the_schema_is_a_schema_and_takes_every_example() -> None:
+    checker = [sys.executable, "-m", "check_jsonschema"]
+    file = str(ROOT / "config" / "schema.json")
+    for arguments in (["--check-metaschema", file], ["--schemafile", file, *map(str, FILES)]):
+        done = subprocess.run([*checker, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("written", [one for pair in PAIRS for one in pair])
+def test_the_schema_takes_short_and_full_forms_of_policies(written: str) -> None:
+    to = "" if written.startswith("to:") else "to: http://h\n    "
+    assert faults(f"routes:\n  - {to}{written}\n") == []
+
+
+@pytest.mark.parametrize("written", [one for pair in SECTIONS for one in pair])
+def test_the_schema_takes_short_and_full_forms_of_sections(written: str) -> None:
+    assert faults(written + "\n") == []
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "routes: [{to: 'http://h', timeouts: {idle: '${env:A}'}, retry: {max: '${env:B:-1}'}}]",
+        "routes: [{respond: {status: '${env:A}', headers: {Retry-After: 600}, json: {a: [1]}}}]",
+        "x-a: {b: 1}\nroutes: []",
+        "tests: [{name: t, request: {get: 'http://h', client_ip: 1.2.3.4}, expect: {status: 404}}]",
+        "errors: {pages: {503: a.html, '502': {file: b.html, when_accepts: text/html}}}",
+    ],
+)
+def test_the_schema_takes_what_load_takes(written: str) -> None:
+    assert faults(written) == []
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "routs: []",
+        "routes: [{to: 'http://h', timeouts: {idle: 30}}]",
+        "routes: [{to: 'http://h', timeouts: {idle: 30sec}}]",
+        "routes: [{to: 'http://h', body: 10M}]",
+        "routes: [{to: 'http://h', retyr: off}]",
+        "routes: [{path: orders, to: 'http://h'}]",
+        "upstreams: {u: {targets: [{url: 'http://h', wieght: 1}]}}",
+        "upstreams: {u: {targets: ['http://h'], health: {path: /}}}",
+        "server: {forwarded: all}",
+        "tests: [{name: t, request: {get: a, post: b}, expect: {status: 404}}]",
+    ],
+)
+def test_the_schema_finds_what_an_editor_can_find(written: str) -> None:
+    assert faults(written)
+
+
+def every_model(kind: type[Model]) -> set[type[Model]]:
+    found = {kind}
+    for one in kind.__subclasses__():
+        found |= every_model(one)
+    return found
+
+
+def test_every_field_has_a_description() -> None:
+    assert Document in every_model(Model)
+    models = {kind for kind in every_model(Model) if kind.__module__.startswith("gateway.")}
+    bare = [
+        f"{kind.__name__}.{name}"
+        for kind in models
+        for name, field in kind.model_fields.items()
+        if not field.description
+    ]
+    assert bare == []
+    assert all(kind.__doc__ for kind in models)
