@@ -6,29 +6,40 @@
 # An environment is installed when it is missing or when pyproject.toml is another than the one it was installed from;
 # otherwise nothing here needs a network.
 
+# The first of the given commands that runs a Python which is new enough. A command of pyenv's that its settings do not
+# let through is looked for among pyenv's versions.
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+usable = $(shell for name in $(1); do \
+	for each in $$name $$(command -v $$name | sed -n 's|/shims/|/versions/*/bin/|p'); do \
+	$$each $(NEW_ENOUGH) && echo $$each && exit; done; done)
+
 ifeq ($(origin PYTHON),undefined)
-PYTHON := $(firstword $(foreach p,python3 python3.13 python3.12 python3.11 python3.14,$(shell \
-	$(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+INTERPRETER := $(call usable,python3 python3.13 python3.12 python3.11 python3.14)
 VENV := .venv
 else
-VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+INTERPRETER := $(call usable,$(PYTHON))
+VENV := .venv-$(shell $(or $(INTERPRETER),false) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 endif
 BIN := $(VENV)/bin
 
 # The loop that tests run on: uvloop or asyncio.
 export GATEWAY_TEST_LOOP ?= uvloop
 
-.PHONY: all setup run test test-loops check fmt golden schema bench clean
+.PHONY: all setup interpreter run test test-loops check fmt golden schema bench clean
 all: check test
 
 setup:
-	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	@if [ -z "$(INTERPRETER)" ]; then \
 		echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
 	@if ! cmp -s pyproject.toml $(VENV)/installed.toml || ! $(BIN)/python -c '' 2>/dev/null; then \
-		echo "setting up $(VENV) with $$($(PYTHON) --version)" && \
-		$(PYTHON) -m venv --clear $(VENV) && \
+		echo "setting up $(VENV) with $$($(INTERPRETER) --version)" && \
+		$(INTERPRETER) -m venv --clear $(VENV) && \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' && \
 		cp pyproject.toml $(VENV)/installed.toml; fi
+
+# The interpreter that PYTHON stands for; fails where there is none.
+interpreter:
+	@echo $(or $(INTERPRETER),"no Python 3.11 or newer is called $(PYTHON)"); [ -n "$(INTERPRETER)" ]
 
 run: setup
 	@exec $(BIN)/gateway demo -c config/gateway.yaml
