@@ -311,3 +311,24 @@ def test_explaining_does_not_import_aiohttp() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_request_that_its_route_refuses_is_shown_with_its_route() -> None:
+    config = load_text(
+        CONFIG.replace("{trusted_proxies: [10.0.0.0/8]}", "{underscore_headers: reject}")
+    )
+    found = explain(config, "GET", "http://api.example.com/orders/7", [("X_Y", "1")])
+    assert found.route == "orders"
+    assert found.sent is None
+    assert found.error is not None
+    assert found.error["reason"] == "bad_request"
+
+
+def test_resolved_paths_are_explained_by_the_form_that_decides() -> None:
+    config = load_text(
+        CONFIG.replace("{trusted_proxies: [10.0.0.0/8]}", "{ambiguous_paths: resolve}")
+    )
+    found = explain(config, "GET", "http://api.example.com/x/../orders%2f7")
+    assert found.route == "orders"
+    assert considered(found)["orders"] == "wins"
+    assert found.captures == {"id": "7"}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from textwrap import indent
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gateway import inline_tests
-from gateway.config import load_text
+from gateway.config import load_text, model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,3 +203,20 @@ async def test_they_run_inside_a_running_loop_too(tmp_path: Path) -> None:
 
 def test_a_configuration_without_tests_has_no_outcomes() -> None:
     assert inline_tests.run(load_text("routes: [{path: /*, to: 'http://127.0.0.1:1'}]")) == []
+
+
+def test_a_request_that_has_passed_here_before_is_a_loop() -> None:
+    from gateway.client import INSTANCE
+
+    test = f"""request: {{get: "http://h/", headers: {{Via: "1.1 gateway-{INSTANCE}"}}}}
+expect: {{status: 508, reason: loop_detected}}
+"""
+    assert problems(test) == []
+
+
+def test_a_header_that_could_not_be_sent_is_said() -> None:
+    config = load_text("routes: [{path: /*, to: 'http://127.0.0.1:1'}]")
+    asked = model.TestRequest.model_construct(method="GET", url="http://h/", headers={"a b": "c"})
+    test = model.InlineTest(name="it", request=asked, expect=model.TestExpect())
+    (outcome,) = inline_tests.run(replace(config, tests=(test,)))
+    assert outcome.problems == ("request: the header 'a b' is not valid",)

@@ -126,9 +126,7 @@ def test_a_path_has_a_class(text: str, kind: str) -> None:
     assert match.Path.compile(model.PathPattern.model_construct(text=text, regex=None)).kind == kind
 
 
-@pytest.mark.parametrize(
-    "text", ["a", "/*/a", "/{a}b", "/{a...}/b", "/{a}/{a}", "/{a}/{a...}"]
-)
+@pytest.mark.parametrize("text", ["a", "/*/a", "/{a}b", "/{a...}/b", "/{a}/{a}", "/{a}/{a...}"])
 def test_a_pattern_that_means_nothing_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match=r"`|captures"):
         match.Path.compile(model.PathPattern.model_construct(text=text, regex=None))
