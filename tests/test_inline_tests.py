@@ -217,6 +217,6 @@ expect: {{status: 508, reason: loop_detected}}
 def test_a_header_that_could_not_be_sent_is_said() -> None:
     config = load_text("routes: [{path: /*, to: 'http://127.0.0.1:1'}]")
     asked = model.TestRequest.model_construct(method="GET", url="http://h/", headers={"a b": "c"})
-    test = model.InlineTest(name="it", request=asked, expect=model.TestExpect())
+    test = model.InlineTest(name="it", request=asked, expect=model.TestExpect(route="r"))
     (outcome,) = inline_tests.run(replace(config, tests=(test,)))
     assert outcome.problems == ("request: the header 'a b' is not valid",)
