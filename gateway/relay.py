@@ -97,6 +97,9 @@ class Upload:
             raise
         except errors.GatewayError as fault:
             wire.set_exception(fault)
+        except RuntimeError as gone:
+            # aiohttp's word for a body whose connection is no more; the exchange is being cancelled.
+            wire.set_exception(errors.ClientClosed(repr(gone)))
         except ConnectionError as lost:
             # The upstream went away while it was written to; its answer, if there is one, is in the reader's hands.
             if wire.transport is not None:
