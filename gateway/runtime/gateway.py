@@ -325,11 +325,10 @@ class Gateway:
         return server()
 
     async def _make_admin(self, config: effective.Config) -> web.AppRunner | None:
-        """The admin application for a configuration: the same one while its settings are the same."""
-        admin = self._admin_of(config)
-        if admin is None:
+        """The admin application: the same one as long as there is any, for it asks us each time."""
+        if self._admin_of(config) is None:
             return None
-        if self._admin is not None and self.snapshot.config.admin == admin:
+        if self._admin is not None:
             return self._admin
         from gateway.admin.api import application  # noqa: PLC0415 - a layer above: it looks at us
 
