@@ -268,7 +268,8 @@ async def test_under_a_foreign_server_100_continue_waits_until_the_body_is_wante
     origin: MakeOrigin, raw: MakeClient, parent: Callable[..., Awaitable[str]]
 ) -> None:
     up = await origin()
-    client = await raw(await parent(config(up, "/gw/*", defaults={"body": {"max": "4B"}})))
+    settings = config(up, "/gw/*", defaults={"body": {"max": "4B"}})
+    client = await raw(await parent(settings, handler_cancellation=True))
     head = b"POST /gw/ HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
     await client.send(head % 2)
     assert (await client.head()).status == 100
