@@ -64,9 +64,9 @@ class Drain:
         self._proxy.draining = True
         if self._delay:
             await clock.sleep(self._delay)
-        await asyncio.sleep(0)  # whoever is in the queue has been accepted
-        self._gateway.stop_listening()
         stopped = clock.now()
+        await asyncio.sleep(LOOK)  # whoever is in the queue is accepted
+        self._gateway.stop_listening()
         if self._websocket_grace < self._grace:
             await self._end_tunnels(stopped + self._websocket_grace)
             await self._end_requests(stopped + self._grace)

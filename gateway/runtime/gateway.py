@@ -23,16 +23,16 @@ from gateway.admission import Admission
 from gateway.clock import Clock
 from gateway.config import effective, load, load_dict
 from gateway.observe.lag import LoopLag
-from gateway.observe.metrics import Metrics
+from gateway.observe.metrics import UNMATCHED, Metrics
 from gateway.proxy import Proxy
 from gateway.runtime import compile as compiler
 from gateway.runtime import resources
-from gateway.runtime.drain import Drain
+from gateway.runtime.drain import LOOK, Drain
 from gateway.runtime.listeners import Binds, describe
 from gateway.tasks import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
     from gateway.config import model
@@ -91,6 +91,7 @@ class Gateway:
         self._drain: Drain | None = None
         self._lag: LoopLag | None = None
         self._letting_go = _LettingGo(self)
+        self._background: set[asyncio.Task[None]] = set()
         self._started = self._closed = False
         self.ready = False
         """Listening, and not draining."""
@@ -182,6 +183,7 @@ class Gateway:
             await self._admin.cleanup()
         if self._lag is not None:
             self._lag.stop()
+        await asyncio.gather(*self._background, return_exceptions=True)
         self._former.clear()
         await resources.close(self._resources.sweep(self.generation + 1))
         self.clock.stop()
@@ -262,12 +264,16 @@ class Gateway:
         self.proxy.snapshot = snapshot
         self._admin, former_admin = admin, self._admin
         self._rebind(change, config.server.limits)
-        # What is new accepts; what is gone is let go.
-        for bound in change.fresh:
-            await bound.serve(self._factory(bound))
-        self._let_go()
+        try:
+            for bound in change.fresh:
+                await bound.serve(self._factory(bound))
+            if change.gone:
+                await asyncio.sleep(LOOK)  # whoever is in their queues is accepted
+        finally:
+            change.close_gone()
+            self._let_go()
         if former_admin is not None and former_admin is not admin:
-            _ = spawn(former_admin.cleanup(), "former admin")
+            self._in_background(former_admin.cleanup(), "former admin")
 
     def _wanted(self, config: effective.Config) -> list[tuple[str, model.Bind]]:
         wanted: list[tuple[str, model.Bind]] = []
@@ -307,7 +313,12 @@ class Gateway:
             limits=limits,
             clock=self.clock,
             admission=self._admission,
+            on_dropped=self._dropped,
         )
+
+    def _dropped(self) -> None:
+        """A connection far above the limit was closed unread: no exchange will ever count it."""
+        self.metrics.route(UNMATCHED).errors[errors.TooManyConnections.reason] += 1
 
     def guest_server(self, listener: str) -> edge.Server:
         """A server for sockets that somebody else has opened, such as gunicorn."""
@@ -360,6 +371,11 @@ class Gateway:
 
     # ── what earlier generations hold ──
 
+    def _in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = spawn(work, name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
     def _let_go(self) -> None:
         """Close what no exchange in flight can need any more; if something is left, look again at
         the next tick.
@@ -367,7 +383,7 @@ class Gateway:
         self._former = [snapshot for snapshot in self._former if snapshot.in_flight]
         oldest = min([snapshot.generation for snapshot in self._former] + [self.generation])
         if gone := self._resources.sweep(oldest):
-            _ = spawn(resources.close(gone), "retire")
+            self._in_background(resources.close(gone), "retire")
         for server in self._orphans:
             server.pre_shutdown()
         self._orphans = [server for server in self._orphans if server.connections]

@@ -238,10 +238,13 @@ class Change:
         self.gone: list[Bound] = []
 
     def commit(self) -> None:
-        """In force: those that are gone are closed, those that stay bear their new names."""
+        """In force; those that stay bear their new names. `close_gone` is left to do."""
         for bound, name in zip(self.bound, self.names, strict=True):
             bound.name = name
         self._binds.bound = self.bound
+
+    def close_gone(self) -> None:
+        """Close what is no longer wanted."""
         for bound in self.gone:
             bound.close()
 

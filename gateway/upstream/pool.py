@@ -8,6 +8,7 @@ path). A session's connector only makes connections (`force_close`): which are k
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -21,6 +22,7 @@ class Pool:
 
     def __init__(self, tls: model.UpstreamTls, *, encrypted: bool) -> None:
         self.tls = tls
+        self.stamps = stamps(tls)
         # Reading the system's authorities takes 20 ms: only where some target asks for TLS.
         self.context: ssl.SSLContext | bool = client_context(tls) if encrypted else True
         self._sessions: dict[str | None, aiohttp.ClientSession] = {}
@@ -57,6 +59,12 @@ def _connector(unix: str | None) -> aiohttp.BaseConnector:
         ttl_dns_cache=10,
         resolver=aiohttp.ThreadedResolver(),
     )
+
+
+def stamps(tls: model.UpstreamTls) -> tuple[tuple[int, int, int], ...]:
+    """What tells whether a certificate file has been replaced since. Raises OSError for one that is not there."""
+    files = [Path(file).stat() for file in (tls.ca, tls.cert, tls.key) if file is not None]
+    return tuple((file.st_ino, file.st_size, file.st_mtime_ns) for file in files)
 
 
 def client_context(tls: model.UpstreamTls) -> ssl.SSLContext:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.upstream import balance
 from gateway.upstream.idle import Connections
-from gateway.upstream.pool import Pool
+from gateway.upstream.pool import Pool, stamps
 from gateway.upstream.retry import Budget
 from gateway.upstream.wire import Dialer, Endpoint
 
@@ -81,6 +81,7 @@ class Upstream:
         if (
             self._pool is None
             or self._pool.tls != settings.tls
+            or self._pool.stamps != stamps(settings.tls)
             or (encrypted and self._pool.context is True)
         ):
             return Pool(settings.tls, encrypted=encrypted)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.kit.origin import chunk, reply
+from tests.kit.raw import Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -173,12 +175,15 @@ async def test_a_connection_that_was_just_made_still_gets_its_first_request_answ
     gateway: MakeGateway, origin: MakeOrigin, raw: MakeClient, begin: Callable[..., Draining]
 ) -> None:
     running = await gateway(await origin(), server=shutdown())
-    client = await raw(running)
+    accepted = await raw(running)
     await asyncio.sleep(0.05)
-    drain = begin(running, 0)
-    await asyncio.sleep(0.1)
-    assert (await client.ask(GET)).status == 200
-    await drain.over()
+    with socket.create_connection(("127.0.0.1", running.port)) as sock:
+        queued = Client(sock)  # nothing has awaited: the gateway has not accepted it yet
+        drain = begin(running, 0)
+        await asyncio.sleep(0.1)
+        assert (await accepted.ask(GET)).status == 200
+        assert (await queued.ask(GET)).status == 200
+        await drain.over()
 
 
 async def test_a_request_without_an_answer_at_the_end_of_its_grace_is_told_so(

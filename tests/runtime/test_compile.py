@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
 from gateway.clock import Clock
 from gateway.config import load_dict, model
@@ -171,6 +172,27 @@ def test_a_file_that_can_not_be_read_fails_the_compilation(tmp_path: Path, broke
         file.unlink()
     with pytest.raises(OSError):
         compiler.snapshot(loaded, Resources().begin(1), Metrics(model.Metrics()), Clock())
+
+
+def test_a_certificate_file_that_was_replaced_is_read_again(tmp_path: Path) -> None:
+    resources, file = Resources(), tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(file))
+
+    def target(generation: int) -> Any:
+        claims = resources.begin(generation)
+        compiled(
+            claims,
+            routes=[{"name": "a", "path": "/a", "to": "up"}],
+            upstreams={"up": {"targets": ["https://127.0.0.1:9"], "tls": {"ca": str(file)}}},
+        )
+        claims.commit()
+        return resources.of("upstream")[0].targets[0]
+
+    first = target(1)
+    assert target(2) is first
+    file.unlink()
+    trustme.CA().cert_pem.write_to_path(str(file))
+    assert target(3) is not first
 
 
 def test_forwarding_is_innermost() -> None:

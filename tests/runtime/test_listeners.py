@@ -196,6 +196,8 @@ async def test_a_bind_that_stays_keeps_its_socket_under_a_new_name() -> None:
     a, b = first.bound
     change = await binds.open([("b", port_0)])
     change.commit()
+    assert a.sockets != []
+    change.close_gone()
     assert binds.bound == [b]
     fixed = model.Bind(host="127.0.0.1", port=int(b.address.rpartition(":")[2]))
     with pytest.raises(ListenError):
