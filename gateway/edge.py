@@ -23,7 +23,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from gateway import errors
-from gateway.heads import LINGER, named, options
+from gateway.heads import LINGER, apart, named, options, parser
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -205,10 +205,10 @@ class ClientConnection(RequestHandler):
             self._head_grows(data)
 
     def _heads_complete(self, data: bytes, fresh: int) -> None:
+        alone = not self._head_bytes and len(self._messages) == 1
         if self._head_bytes + len(data) > self._limits.request_head:
             self.long_head = True
-        self._began_head = 0.0
-        self._head_bytes = 0
+        self._began_head, self._head_bytes = 0.0, 0
         message, payload = self._messages[-1]
         if fresh > 1:
             # Bytes stand behind each of these but the last.
@@ -218,6 +218,8 @@ class ClientConnection(RequestHandler):
             # A bad chunk in a later segment: aiohttp queues the error behind the request whose body waits for ever.
             if not self._body.is_eof():
                 self._body.set_exception(_BadBody("the body's framing is broken"))
+            elif alone and len(parts := apart(data)) > 1:
+                self._read_again(parts)
             return
         self._body = payload
         if message.chunked:
@@ -228,6 +230,15 @@ class ClientConnection(RequestHandler):
             elif not data.endswith(_HEAD_END):
                 # The next head has begun in the same segment.
                 self._head_grows(data[data.rfind(_HEAD_END) + len(_HEAD_END) :])
+
+    def _read_again(self, parts: list[bytes]) -> None:
+        """aiohttp forgets the requests before a broken one in the same segment: they are owed their answers."""
+        self._messages.clear()
+        self._request_count -= 1
+        self._parser = parser(self, self._loop, self._limits)
+        for part in parts:
+            if not (self._messages and isinstance(self._messages[-1][0], _ErrInfo)):
+                self.data_received(part)
 
     def _follow_chunks(self, data: bytes, *, alone: bool) -> None:
         """Note how a chunked body ends; `alone`: no head came in the same segment."""

@@ -9,16 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import http_exceptions
+from aiohttp.http_parser import HttpRequestParser
+from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestPayloadError
 
 from gateway import errors
 
 if TYPE_CHECKING:
+    import asyncio
+
     from gateway.config import model
 
 LINGER = 5.0
 """Seconds for which a client that still sends after an early answer is read, so that a reset does not destroy the answer."""
 READ_BUFFER = 64 * 1024
 _NEVER = 86_400.0 * 365
+_PARTS = 16
+"""Heads that are told apart in one segment: a client that pipelines more waits for answers first."""
 
 
 def options(limits: model.Limits) -> dict[str, Any]:
@@ -34,6 +40,32 @@ def options(limits: model.Limits) -> dict[str, Any]:
         "access_log": None,
         "tcp_keepalive": True,
     }
+
+
+def parser(protocol: Any, loop: asyncio.AbstractEventLoop, limits: model.Limits) -> HttpRequestParser:
+    """A parser like the one that aiohttp's RequestHandler makes for a connection with these `options`."""
+    chosen = options(limits)
+    return HttpRequestParser(
+        protocol,
+        loop,
+        chosen["read_bufsize"],
+        max_line_size=chosen["max_line_size"],
+        max_field_size=chosen["max_field_size"],
+        max_headers=chosen["max_headers"],
+        payload_exception=RequestPayloadError,
+        auto_decompress=False,
+        max_msg_queue_size=MAX_MSG_QUEUE_SIZE,
+    )
+
+
+def apart(data: bytes) -> list[bytes]:
+    """`data` cut behind its first heads, so that a parser fails at none but the broken one. Nothing is left out."""
+    parts: list[bytes] = []
+    start = 0
+    while len(parts) < _PARTS and (end := data.find(b"\r\n\r\n", start)) >= 0:
+        parts.append(data[start : end + 4])
+        start = end + 4
+    return [*parts, data[start:]] if start < len(data) else parts
 
 
 def named(error: BaseException) -> errors.GatewayError:

@@ -66,6 +66,10 @@ def _special(exchange: Exchange, known: int, name: bytes, value: bytes, lines: l
             lines.append(b"Content-Length: %b\r\n" % value)
     elif known == headers.TE:
         exchange.wants_trailers = not exchange.http10 and b"trailers" in headers.tokens(value)
+    elif known == headers.CODING:
+        if exchange.length is not None:  # the parser takes an empty coding for none
+            exchange.close = True
+            raise errors.BadRequest("a transfer coding other than chunked")
     elif known == headers.MAX_FORWARDS:
         lines.append(b"%b: %b\r\n" % (name, _one_less(exchange.method, value)))
     elif known == headers.REJECT:
