@@ -72,12 +72,6 @@ class Client(Wire):
         word = method or pieces[0].lstrip(b"\r\n").split(b" ", 1)[0].decode("latin-1")
         return await self.response(word)
 
-    async def closed(self, patience: float = PATIENCE) -> str:
-        """Wait for the end with nothing more said; "fin" or "rst"."""
-        data = await self.rest(patience)
-        assert data == b"", f"more came before the end: {data[:2000]!r}"
-        return self.ending
-
 
 async def connect(
     address: int | str, *, receive_buffer: int | None = None, source: str | None = None

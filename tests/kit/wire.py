@@ -212,6 +212,12 @@ class Wire:
                 pass
         return self._take(len(self.buffer))
 
+    async def closed(self, patience: float = PATIENCE) -> str:
+        """Wait for the end with nothing more said; "fin" or "rst"."""
+        data = await self.rest(patience)
+        assert data == b"", f"more came before the end: {data[:2000]!r}"
+        return self.ending
+
     async def silence(self, seconds: float = 0.15) -> bool:
         """Whether nothing comes for `seconds`, the end of the connection included."""
         if self.buffer or self.ending:

@@ -81,6 +81,7 @@ async def test_66_connection_close_of_the_client_is_honoured(
     up = await origin()
     client = await raw(await gateway(up))
     got = await client.ask(get(b"/", b"Connection: " + value) + EVIL)
+    assert got.status == 200
     assert got.get("connection") == b"close"
     assert await client.closed() in ("fin", "rst")
     assert len(up.requests) == 1

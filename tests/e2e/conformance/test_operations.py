@@ -136,7 +136,7 @@ async def test_106_a_reload_is_atomic(
     client = await raw(running)
     before = running.gateway.generation
     with pytest.raises(ConfigError):
-        running.gateway.reload(load_dict({"routes": [{"path": "/x", "too": "y"}]}))
+        await running.gateway.reload(load_dict({"routes": [{"path": "/x", "too": "y"}]}))
     assert running.gateway.generation == before
     assert (await client.ask(get())).body == b"ok"
 

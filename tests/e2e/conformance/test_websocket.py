@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.tasks import spawn
 from tests.e2e.conformance.conftest import EVIL, get, problem
 from tests.kit.frames import frame
 from tests.kit.origin import OK, reply
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.conftest import MakeClient, MakeGateway, MakeOrigin
     from tests.e2e.conformance.conftest import Through
     from tests.kit.origin import Peer
@@ -46,7 +49,7 @@ async def _echo(peer: Peer) -> None:
 @pytest.fixture
 async def pair(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
-) -> tuple[Client, Peer, Running]:
+) -> AsyncIterator[tuple[Client, Peer, Running]]:
     """A tunnel that is open: the client, the upstream's end of it, the gateway."""
 
     async def script(peer: Peer) -> None:
@@ -58,7 +61,9 @@ async def pair(
     running = await gateway(up, route={"timeouts": {"idle": "1s", "first_byte": "1s"}})
     client = await raw(running)
     assert (await client.ask(ask())).status == 101
-    return client, up.connections[0], running
+    yield client, up.connections[0], running
+    client.close()
+    up.connections[0].close()
 
 
 async def test_81_the_101_comes_only_after_the_upstreams(
@@ -226,9 +231,8 @@ async def test_87_frames_pass_whole_and_in_order_in_both_directions(
     client = await raw(await gateway(await origin(_echo)))
     assert (await client.ask(ask())).status == 101
     sent = FRAMES[name]
-    sending = asyncio.create_task(client.send(sent))
-    assert await client.exactly(len(sent)) == sent
-    await sending
+    got, _ = await asyncio.gather(client.exactly(len(sent)), client.send(sent))
+    assert got == sent
 
 
 async def test_87_frames_right_behind_either_handshake_are_not_lost(
@@ -369,7 +373,7 @@ async def test_94_a_drain_closes_websockets_with_1001(
     pair: tuple[Client, Peer, Running],
 ) -> None:
     client, _upstream, running = pair
-    draining = asyncio.create_task(running.gateway.drain(delay=0))
+    draining = spawn(running.gateway.drain(delay=0), "drain")
     await asyncio.sleep(0.05)
     running.clock.advance(31)
     assert await client.exactly(4) == b"\x88\x02\x03\xe9"
