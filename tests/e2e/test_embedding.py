@@ -176,6 +176,20 @@ async def test_it_runs_under_the_test_client_of_pytest_aiohttp(
     assert len(app[GATEWAY]._resources) == 0
 
 
+async def test_handlers_added_to_the_application_come_before_the_gateway(
+    origin: MakeOrigin, aiohttp_client: MakeTestClient
+) -> None:
+    async def own(_: web.Request) -> web.Response:
+        return web.Response(text="own")
+
+    app = package.application(config(await origin()))
+    app.router.add_get("/own", own)
+    client = await aiohttp_client(app)
+    for path, text in (("/own", "own"), ("/own/", "ok"), ("/", "ok")):
+        async with client.get(path) as answer:
+            assert await answer.text() == text
+
+
 async def test_inside_a_program_admin_listens_only_where_the_configuration_says_so(
     origin: MakeOrigin, raw: MakeClient, aiohttp_client: MakeTestClient
 ) -> None:
