@@ -42,7 +42,9 @@ def options(limits: model.Limits) -> dict[str, Any]:
     }
 
 
-def parser(protocol: Any, loop: asyncio.AbstractEventLoop, limits: model.Limits) -> HttpRequestParser:
+def parser(
+    protocol: Any, loop: asyncio.AbstractEventLoop, limits: model.Limits
+) -> HttpRequestParser:
     """A parser like the one that aiohttp's RequestHandler makes for a connection with these `options`."""
     chosen = options(limits)
     return HttpRequestParser(
