@@ -217,14 +217,13 @@ class Gateway:
     async def reload(self, config: Source | None = None) -> None:
         """Take another configuration, or read the same files again. All or nothing.
 
-        Raises ConfigError, OSError or ValueError with the old configuration serving on, and says
-        why in the log, in `last_reload` and in `gateway_config_last_reload_successful`.
+        Raises ConfigError, OSError or ValueError with the old configuration serving on (RuntimeError
+        if the gateway is shutting down), and says why in the log, in `last_reload` and in
+        `gateway_config_last_reload_successful`.
         """
         async with self._reloading:
             source = self._again() if config is None else config
             try:
-                if self.draining:
-                    raise ValueError("the gateway is shutting down")
                 loaded = await _load(source)
                 await self._apply(loaded)
             except Exception as error:
@@ -249,6 +248,8 @@ class Gateway:
             )
             change = await self._binds.open(self._wanted(config))
             admin = await self._make_admin(config)
+            if self.draining or self._closed:  # meanwhile
+                raise RuntimeError("the gateway is shutting down")
         except BaseException:
             if change is not None:
                 change.give_up()

@@ -67,7 +67,7 @@ class Bound:
             self.close()
             if isinstance(error, ListenError):
                 raise
-            raise self._error(error.errno or errno.EINVAL, _why(error)) from error
+            raise self.error(error.errno or errno.EINVAL, _why(error)) from error
         self.address = _address(self.sockets[0])
 
     async def serve(self, factory: Callable[[], asyncio.Protocol]) -> None:
@@ -76,6 +76,13 @@ class Bound:
         make = loop.create_unix_server if self.bind.unix is not None else loop.create_server
         for sock in self.sockets:
             self._servers.append(await make(factory, sock=sock, backlog=BACKLOG))
+
+    def take(self, name: str, bind: model.Bind) -> None:
+        """Another name, another mode for the same socket."""
+        if bind.unix is not None and bind.mode is not None and bind.mode != self.bind.mode:
+            with contextlib.suppress(OSError):  # somebody has removed the file: nothing to protect
+                Path(bind.unix).chmod(int(bind.mode, 8))
+        self.name, self.bind = name, bind
 
     def close(self) -> None:
         """Accept no more. Connections that are there stay."""
@@ -125,14 +132,14 @@ class Bound:
         except FileNotFoundError:
             return
         if not stat.S_ISSOCK(status.st_mode):
-            raise self._error(
+            raise self.error(
                 errno.EEXIST, "the file exists and is no socket: remove it or choose another path"
             )
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.setblocking(False)
             refused = probe.connect_ex(str(path)) == errno.ECONNREFUSED
         if not refused:
-            raise self._error(errno.EADDRINUSE, _IN_USE)
+            raise self.error(errno.EADDRINUSE, _IN_USE)
         path.unlink(missing_ok=True)
 
     def _unlink(self) -> None:
@@ -145,7 +152,8 @@ class Bound:
             if (status.st_dev, status.st_ino) == inode:
                 Path(self.bind.unix).unlink()
 
-    def _error(self, number: int, why: str) -> ListenError:
+    def error(self, number: int, why: str) -> ListenError:
+        """What to raise if this bind can not be opened."""
         where = describe(self.bind)
         which = where if self.name in ("", where) else f"{self.name} ({where})"
         return ListenError(number, f"{which}: {why}")
@@ -208,7 +216,7 @@ class Binds:
                 bound = _same(left, name, bind)
                 if bound is None:
                     bound = Bound(bind, name)
-                    await bound.open()
+                    await self._open(bound)
                     change.fresh.append(bound)
                 else:
                     left.remove(bound)
@@ -217,8 +225,23 @@ class Binds:
             change.give_up()
             raise
         change.gone = left
-        change.names = [name for name, _ in wanted]
+        change.wanted = list(wanted)
         return change
+
+    async def _open(self, fresh: Bound) -> None:
+        try:
+            await fresh.open()
+        except ListenError as error:
+            port = fresh.bind.port
+            for bound in self.bound:
+                # From 127.0.0.1:80 to 0.0.0.0:80: it is we who are in the way.
+                if error.errno == errno.EADDRINUSE and port and bound.bind.port == port:
+                    raise fresh.error(
+                        errno.EADDRINUSE,
+                        f"the running configuration listens on {describe(bound.bind)}: a reload can "
+                        "not widen or narrow an address in use, so restart, or use another port",
+                    ) from error
+            raise
 
     def close(self) -> None:
         """Close everything."""
@@ -233,14 +256,14 @@ class Change:
     def __init__(self, binds: Binds) -> None:
         self._binds = binds
         self.bound: list[Bound] = []
-        self.names: list[str] = []
+        self.wanted: list[tuple[str, model.Bind]] = []
         self.fresh: list[Bound] = []
         self.gone: list[Bound] = []
 
     def commit(self) -> None:
         """In force; those that stay bear their new names. `close_gone` is left to do."""
-        for bound, name in zip(self.bound, self.names, strict=True):
-            bound.name = name
+        for bound, (name, bind) in zip(self.bound, self.wanted, strict=True):
+            bound.take(name, bind)
         self._binds.bound = self.bound
 
     def close_gone(self) -> None:
@@ -255,10 +278,11 @@ class Change:
 
 
 def _same(left: Iterable[Bound], name: str, bind: model.Bind) -> Bound | None:
-    """The open one with this bind; port 0 is another port each time, so there the name tells them
-    apart.
-    """
+    """The open one with this bind; port 0 is another port each time, so there the name decides."""
     for bound in left:
-        if bound.bind == bind and (bind.port or bind.unix is not None or bound.name == name):
+        if bind.unix is not None:
+            if bound.bind.unix == bind.unix:
+                return bound
+        elif bound.bind == bind and (bind.port or bound.name == name):
             return bound
     return None

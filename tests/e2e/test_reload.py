@@ -87,6 +87,11 @@ async def test_no_request_of_500_fails_while_ten_reloads_change_one_route_and_le
     assert running.gateway.generation == 11
     assert running.metric("gateway_config_reloads_total", result="success") == 10
     assert len(same.connections) <= 5, "the pool of an unchanged upstream did not survive"
+    await _let_go(running)
+    assert {one.name for one in running.gateway._resources.of("upstream")} == {
+        "same-up", "changed-up",
+    }  # fmt: skip
+    assert len(running.gateway._resources) == 3, "something of an earlier generation is kept"
 
 
 async def test_a_request_whose_target_leaves_while_it_is_connected_to_is_served_by_it(
@@ -342,3 +347,15 @@ async def test_two_reloads_at_once_happen_one_after_the_other(
     assert running.gateway.generation == 3
     client = await raw(running)
     assert (await client.ask(GET % b"/a/")).body == b"one"
+
+
+async def test_a_reload_is_refused_once_the_gateway_is_draining(
+    gateway: MakeGateway, origin: MakeOrigin
+) -> None:
+    up = await origin()
+    running = await gateway(routes(a=up))
+    await running.gateway.drain(0)
+    with pytest.raises(RuntimeError, match="shutting down"):
+        await running.gateway.reload(changed(running, **routes(a=up)))
+    assert running.gateway.generation == 1
+    assert running.gateway.last_reload.error == "the gateway is shutting down"

@@ -217,3 +217,27 @@ async def test_a_bind_that_stays_keeps_its_socket_under_a_new_name() -> None:
 )
 def test_a_bind_is_described_as_it_is_written(bind: model.Bind, text: str) -> None:
     assert describe(bind) == text
+
+
+async def test_a_unix_socket_takes_another_mode_without_being_closed(tmp_path: Path) -> None:
+    binds, path = Binds(), tmp_path / "gw.sock"
+    first = await binds.open([("a", model.Bind(unix=str(path), mode="0600"))])
+    first.commit()
+    change = await binds.open([("a", model.Bind(unix=str(path), mode="0666"))])
+    assert change.fresh == []
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600, "a change that is not in force has changed"
+    change.commit()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666
+    binds.close()
+
+
+async def test_a_port_that_the_running_configuration_holds_is_said_to_be_ours() -> None:
+    binds = Binds()
+    first = await binds.open([("a", model.Bind(host="127.0.0.1", port=0))])
+    port = int(first.bound[0].address.rpartition(":")[2])
+    first.give_up()
+    narrow = await binds.open([("a", model.Bind(host="127.0.0.1", port=port))])
+    narrow.commit()
+    with pytest.raises(ListenError, match=f"running configuration listens on 127.0.0.1:{port}"):
+        await binds.open([("a", model.Bind(host="0.0.0.0", port=port))])
+    binds.close()
