@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gzip
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -877,3 +878,44 @@ async def test_misspelt_options_are_swallowed_by_aiohttps_own_server_only() -> N
     # edge.py: Server.__call__ passes its options itself.
     with pytest.raises(TypeError):
         Handler(Server(name_fields), loop=asyncio.get_running_loop(), misspelt=True)
+
+
+async def test_options_of_an_application_reach_its_server() -> None:
+    # runtime/embedding.py gives them, guest.py looks at what a server was given.
+    given = {"auto_decompress": False, "handler_cancellation": True, "keepalive_timeout": 7}
+    runner = web.AppRunner(web.Application(handler_args=given))
+    await runner.setup()
+    server = runner.server
+    assert server is not None
+    assert server.handler_cancellation
+    assert server._kwargs["auto_decompress"] is False
+    assert server._kwargs["keepalive_timeout"] == 7
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("decompresses", [True, False])
+async def test_a_head_names_its_compression_and_can_be_replaced(decompresses: bool) -> None:
+    # guest.py: the head stays as it came even where the body is decompressed.
+    packed = gzip.compress(b"hello")
+    seen: list[Any] = []
+
+    async def handle(request: web.BaseRequest) -> web.Response:
+        seen.extend([request._message, await request.read()])
+        return web.Response()
+
+    runner = web.ServerRunner(web.Server(handle, auto_decompress=decompresses))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    writer.write(head % len(packed) + packed)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    await runner.cleanup()
+    message, body = seen
+    assert body == (b"hello" if decompresses else packed)
+    assert message.compression == "gzip"
+    changed = message._replace(chunked=True, compression=None, raw_headers=())
+    assert (changed.chunked, changed.compression, changed.raw_headers) == (True, None, ())
+    assert (changed.method, changed.path, changed.version) == ("POST", "/", message.version)
