@@ -345,6 +345,7 @@ class Forward:
                 keep=self._policy.replay_body,
                 idle=self._body_idle,
                 rate=self._body_rate,
+                unread=self._idle,
             )
         if self._policy.share is not None:
             upstream.budget.first(exchange.began)

@@ -47,7 +47,9 @@ class Upload:
         keep: int,
         idle: float,
         rate: float,
+        unread: float,
     ) -> None:
+        """`idle`: seconds that the client may send nothing; `unread`: that the upstream may read nothing."""
         self._exchange = exchange
         self._client: BaseProtocol = incoming.protocol
         self._payload = incoming.payload
@@ -55,6 +57,7 @@ class Upload:
         self._most = most
         self._idle = idle
         self._rate = rate
+        self._unread = unread
         self._keep = keep
         self._kept: list[bytes] | None = []
         self._size = 0
@@ -123,7 +126,7 @@ class Upload:
             else:
                 wire.transport.write(data)
             if wire.writing_paused:
-                wire.due = self._clock.now() + self._idle
+                wire.due = self._clock.now() + self._unread
                 await wire._drain_helper()
                 wire.due = math.inf
         if self.chunked and wire.transport is not None:
