@@ -218,6 +218,24 @@ class Wire:
         assert data == b"", f"more came before the end: {data[:2000]!r}"
         return self.ending
 
+    async def skip(self, count: int, patience: float = PATIENCE) -> int:
+        """Read up to `count` bytes and keep none of them; how many came before the end, or before `count` was reached."""
+        loop = asyncio.get_running_loop()
+        block = memoryview(bytearray(1 << 18))
+        got = 0
+        async with asyncio.timeout(patience):
+            while got < count:
+                try:
+                    size = await loop.sock_recv_into(self.sock, block[: count - got])
+                except ConnectionResetError:
+                    self.ending = "rst"
+                    break
+                if not size:
+                    self.ending = "fin"
+                    break
+                got += size
+        return got
+
     async def silence(self, seconds: float = 0.15) -> bool:
         """Whether nothing comes for `seconds`, the end of the connection included."""
         if self.buffer or self.ending:
