@@ -120,6 +120,7 @@ class Forward:
                 )
             except errors.UpstreamError as error:
                 upstream.meter.target(target.name).by_class[0] += 1
+                answered = exchange.wire is not None and exchange.wire.received
                 release(exchange, whole=False)
                 if again:
                     upstream.meter.retried(again, "failure")
@@ -136,6 +137,8 @@ class Forward:
                     fresh = target  # outside `max` and budget: nothing but bad luck with the pool
                     continue
                 fresh = None
+                if answered:  # by a part of a head, or a 103 that the client has seen
+                    raise
                 self._may_follow(exchange, upstream, error, again, extra)
                 wait = 0.0
             else:
@@ -173,10 +176,7 @@ class Forward:
         policy = self._policy
         if not policy.covers(error) or extra >= policy.max:
             raise error
-        upload = exchange.upload
-        if (upload is not None and not upload.replayable) or not policy.may_repeat(
-            error, exchange, replayable=True
-        ):
+        if not policy.may_repeat(error, exchange):
             upstream.meter.retried(word, "not_replayable")
             raise error
         if policy.share is not None and not upstream.budget.spend(policy.share):

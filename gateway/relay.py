@@ -75,6 +75,11 @@ class Upload:
         """Whether it can be sent once more."""
         return not self.begun or (self.whole is not None and self._size <= self._keep)
 
+    @property
+    def unsent(self) -> bool:
+        """Whether all of it is still to be had, where no connection was made that it could have been sent on."""
+        return not self.begun or self.whole is not None
+
     def framed(self) -> bytes:
         """The whole body as it goes out behind the head."""
         assert self.whole is not None

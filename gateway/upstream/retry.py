@@ -87,10 +87,9 @@ class Policy:
         """Whether `on:` names this failure."""
         return error.retry is not None and error.retry in self.on
 
-    def may_repeat(
-        self, error: errors.UpstreamError, exchange: Exchange, *, replayable: bool
-    ) -> bool:
-        """Whether sending this request again, after `error`, can do no harm."""
-        if error.retry == "connect":
-            return True  # nothing was sent
-        return replayable and self.repeatable(exchange)
+    def may_repeat(self, error: errors.UpstreamError, exchange: Exchange) -> bool:
+        """Whether sending this request again, after `error`, is possible and can do no harm."""
+        upload = exchange.upload
+        if error.retry == "connect":  # nothing was sent: neither method nor `replay_body` matters
+            return upload is None or upload.unsent
+        return self.repeatable(exchange) and (upload is None or upload.replayable)
