@@ -62,7 +62,7 @@ class Forward:
         ]
         self._only = self._branches[0][1] if len(self._branches) == 1 else None
         self._weights = sum(weight for weight, _ in self._branches)
-        self._rewrite = compile_rewrite(route)
+        self._rewrite = compile_rewrite(route, build.config.upstreams)
         self._rewrite_host = compile_host(route)
         self._prefix = (policies.rewrite.strip_prefix or "").encode()
         self._edits = RequestEdits.compile(policies.headers.request)

@@ -38,7 +38,7 @@ _OWN = frozenset(("status", "title", "reason", "detail", "type"))
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{status} {title}</title>
-<style>body{{font:16px/1.5 sans-serif;margin:15vh auto;max-width:36em;padding:0 1em}}</style>
+<style>body{{font:16px/1.5 sans-serif;margin:15vh auto;max-width:36em;padding:0 1em}</style>
 </head><body><h1>{status}</h1><p>{title}</p><p>{detail}</p><p><small>{reason}
 {request_id}</small></p> </body></html>
 """

@@ -152,7 +152,7 @@ class Rehearsal:
         )
         table = headers.FieldTable(headers.REQUEST, gone, self.config.server.underscore_headers)
         lines = outbound.request_fields(exchange, table)
-        rewrite = compile_rewrite(route)
+        rewrite = compile_rewrite(route, self.config.upstreams)
         target = exchange.target if rewrite is None else rewrite(exchange, exchange.target)
         prefix = (policies.rewrite.strip_prefix or "").encode()
         lines += self._clients.forwarding(exchange, prefix)

@@ -104,6 +104,7 @@ def test_html_is_a_page_in_which_everything_is_escaped() -> None:
     assert "&lt;script&gt;" in body
     assert "<script>" not in body
     assert "body{font" in body
+    assert body.count("{") == body.count("}")
 
 
 def test_a_template_is_filled_with_the_failure_and_the_request(tmp_path: Path) -> None:

@@ -69,11 +69,18 @@ def compile_line(settings: model.AccessLog, wall: Wall) -> Line:
     Raises ValueError for an unknown placeholder or an entry of `mask` that is none.
     """
     masks = Masks(settings.fields.mask)
-    added = {name: _compile_text(text, masks, wall) for name, text in settings.fields.add.items()}
+    escape = _readable if settings.format == "json" else escaped  # JSON's own escapes are enough
+    added = {
+        name: _compile_text(text, masks, wall, escape) for name, text in settings.fields.add.items()
+    }
     if settings.format == "json":
         return _with_fields(_json_line(masks, wall), added)
     combined = settings.format == "combined"
-    line = _combined_line(masks, wall) if combined else _compile_text(settings.format, masks, wall)
+    line = (
+        _combined_line(masks, wall)
+        if combined
+        else _compile_text(settings.format, masks, wall, escaped)
+    )
     texts = tuple(added.items())
 
     def made(exchange: Exchange) -> str:
@@ -158,7 +165,12 @@ def _quoted(text: str | None) -> str:
     """JSON of what a client sent: pure ASCII, with bytes that are no UTF-8 as `\\xNN`."""
     if not text:
         return "null"
-    return quote(text if text.isascii() else _repaired(text, "backslashreplace"))
+    return quote(_readable(text))
+
+
+def _readable(text: str) -> str:
+    """Text without surrogates: bytes that are no UTF-8 as `\\xNN`."""
+    return text if text.isascii() else _repaired(text, "backslashreplace")
 
 
 def _with_fields(line: Line, added: Mapping[str, Text]) -> Line:
@@ -212,7 +224,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 # ── templates ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _compile_text(text: str, masks: Masks, wall: Wall) -> Text:
+def _compile_text(text: str, masks: Masks, wall: Wall, escape: Callable[[str], str]) -> Text:
     """A template as one function; every value in it is escaped and, if it is secret, masked."""
     values = _values(masks, wall)
     pieces: list[str | Text] = []
@@ -224,7 +236,7 @@ def _compile_text(text: str, masks: Masks, wall: Wall) -> Text:
             pieces.append("{")
         else:
             value = values.get(found[1]) or _value(found[1], masks)
-            pieces.append(_or_default(value, (found[2] or "|")[1:]))
+            pieces.append(_or_default(value, (found[2] or "|")[1:], escape))
     pieces.append(text[end:])
     compiled = [piece for piece in pieces if piece != ""]
 
@@ -234,9 +246,9 @@ def _compile_text(text: str, masks: Masks, wall: Wall) -> Text:
     return render
 
 
-def _or_default(value: Text, default: str) -> Text:
+def _or_default(value: Text, default: str, escape: Callable[[str], str]) -> Text:
     def text(exchange: Exchange) -> str:
-        return escaped(value(exchange)) or default
+        return escape(value(exchange)) or default
 
     return text
 

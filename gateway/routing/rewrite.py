@@ -2,8 +2,8 @@
 
 Rules of this file: target in, target out; what is not edited stays byte for byte. The order is
 fixed: `strip_prefix`, then `path` or `regex`, then `add_prefix`, then the query. A rewritten path
-in which some server could find a dot segment is a bad request: a capture must not climb out of the
-place that the configuration gives it.
+in which some server could find a dot segment is a bad request, and so is one that a target's URL
+puts its own path before: nobody must climb out of the place that the configuration gives them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gateway.routing.paths import canonical, holds_dot_segment
 from gateway.routing.template import Template, percent_encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from gateway.config import effective, model
     from gateway.routing.template import View
@@ -25,28 +25,31 @@ if TYPE_CHECKING:
     Edit = Callable[[View, str], str]
 
 
-def compile_rewrite(route: effective.Route) -> Edit | None:
+def compile_rewrite(
+    route: effective.Route, upstreams: Mapping[str, effective.Upstream] | None = None
+) -> Edit | None:
     """A function from (view, matched target) to the new target; None where path and query stay as
     they came.
 
-    The function raises errors.BadRequest for a dot segment in a rewritten path. Compiling raises
-    ValueError for a regex or a placeholder that is none.
+    `upstreams`: where the route forwards to; a target's URL may have a path that goes before what
+    the function returns. The function raises errors.BadRequest for a dot segment in a rewritten
+    path or below such a base. Compiling raises ValueError for a regex or a placeholder that is none.
     """
     settings = route.policies.rewrite
     path_edits = _path_edits(settings)
     query_edit = _query_edit(settings.query)
-    if not path_edits and query_edit is None:
+    judged = bool(path_edits) or _has_base(route.answer, upstreams or {})
+    if not judged and query_edit is None:
         return None
 
     def rewrite(view: View, target: str) -> str:
         if target == "*":
             return target  # `OPTIONS *` has neither path nor query
         path, mark, query = target.partition("?")
-        if path_edits:
-            for edit in path_edits:
-                path = edit(view, path)
-            if holds_dot_segment(path):
-                raise errors.BadRequest("the rewritten path holds a dot segment")
+        for edit in path_edits:
+            path = edit(view, path)
+        if judged and holds_dot_segment(path):
+            raise errors.BadRequest("the path to forward holds a dot segment")
         if query_edit is not None:
             edited = query_edit(view, query)
             if edited != query:
@@ -54,6 +57,15 @@ def compile_rewrite(route: effective.Route) -> Edit | None:
         return path + mark + query
 
     return rewrite
+
+
+def _has_base(answer: object, upstreams: Mapping[str, effective.Upstream]) -> bool:
+    """Whether some target of the route has a path in its URL."""
+    names = {branch.upstream for branch in getattr(answer, "branches", ())}
+    urls = [
+        one.url for name in names & upstreams.keys() for one in upstreams[name].settings.targets
+    ]
+    return any("/" in url.partition("://")[2].rstrip("/") for url in urls)
 
 
 def compile_host(route: effective.Route) -> Template | None:

@@ -105,6 +105,22 @@ async def test_a_rewritten_path_never_climbs(
     assert up.requests == []
 
 
+@pytest.mark.parametrize(
+    "target",
+    ["/../other/x", "/a/../../other", "/%2e%2e/other", "/..%2fother", "/..%5Cother", "/..;/other"],
+)
+async def test_nobody_climbs_out_of_the_path_of_a_targets_url(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, target: str
+) -> None:
+    up = await origin()
+    one = {"name": "all", "path": "/*", "to": f"{up.url}/tenant"}
+    client = await raw(await gateway({"routes": [one]}))
+    assert (await client.ask(get("/x..y/.z?q=/../"))).status == 200
+    assert up.only.target == b"/tenant/x..y/.z?q=/../"
+    assert (await client.ask(get(target))).status == 400
+    assert len(up.requests) == 1
+
+
 async def test_a_capture_is_one_segment_and_one_parameter(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
 ) -> None:
