@@ -194,14 +194,14 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        before = self._request_count
+        before, between = self._request_count, self._body.is_eof()  # first: these bytes may be a body's last
         super().data_received(data)
         fresh = self._request_count - before
         if self._chunked_tail is not None:
             self._follow_chunks(self._chunked_tail + data, alone=not fresh)
         if fresh:
             self._heads_complete(data, fresh)
-        elif data and not self._upgraded and self._body.is_eof():
+        elif data and between and not self._upgraded:
             self._head_grows(data)
 
     def _heads_complete(self, data: bytes, fresh: int) -> None:
