@@ -232,6 +232,24 @@ async def test_an_idle_connection_is_closed_without_a_word(
     assert running.metric("gateway_errors_total") == 0
 
 
+@pytest.mark.parametrize("size", [5, 40_000, 150_000])
+async def test_an_upload_in_pieces_is_no_beginning_of_the_next_head(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, size: int
+) -> None:
+    up = await origin()
+    running = await gateway(up)
+    client = await raw(running)
+    for number in range(1, 4):
+        await client.send(post(b"Content-Length: %d" % size, body=None))
+        await up.wait_for_request(number)
+        await client.send(b"x" * size)
+        assert (await client.response("POST")).status == 200
+        await asyncio.sleep(0.01)
+        running.clock.advance(60)
+    assert await client.silence(0.05)
+    assert running.metric("gateway_errors_total") == 0
+
+
 async def test_keep_alive_can_be_set(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
 ) -> None:
