@@ -45,14 +45,15 @@ class Budget:
             self._firsts.popleft()
         firsts = sum(entry[1] for entry in self._firsts)
         extras = sum(entry[2] for entry in self._firsts)
-        if extras >= max(_BUDGET_FLOOR, share * firsts):
+        if extras + 1 > max(_BUDGET_FLOOR, share * firsts):
             return False
         slot[2] += 1
         return True
 
     def _slot(self, now: float) -> list[int]:
         second = int(now)
-        if not self._firsts or self._firsts[-1][0] != second:
+        # Not `!=`: a request that began in the second before may be counted after one of this second.
+        if not self._firsts or self._firsts[-1][0] < second:
             self._firsts.append([second, 0, 0])
             if len(self._firsts) > _BUDGET_SPAN + 1:
                 self._firsts.popleft()
