@@ -189,5 +189,6 @@ def _body(exchange: Exchange, message: RawRequestMessage) -> None:
 def _options(exchange: Exchange) -> None:
     """`OPTIONS *`, and one that may not be forwarded any more, are answered here (RFC 9110 sections 7.6.2, 9.3.7)."""
     hops = exchange.headers.get("Max-Forwards", "")
-    if exchange.target == "*" or (hops.isdigit() and int(hops) == 0):
+    # Not by int(): it takes digits of other scripts, and raises for very long ones.
+    if exchange.target == "*" or (hops and not hops.strip("0")):
         exchange.refusal = Reply(204, [b"Allow: %b\r\n" % METHODS.encode()])
