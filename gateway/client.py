@@ -257,7 +257,7 @@ class Clients:
         """
         headers = exchange.headers
         elements = parse_forwarded(headers.getall(FORWARDED, ()))
-        if elements and (self._rfc_first or FORWARDED_FOR not in headers):
+        if elements and self._reads_forwarded(exchange):
             self._believe_forwarded(exchange, elements)
             return
         hops = members(headers.getall(FORWARDED_FOR, ()))
@@ -268,6 +268,9 @@ class Clients:
         scheme = (members(headers.getall(FORWARDED_PROTO, ())) or [""])[-1]
         authority = (members(headers.getall(FORWARDED_HOST, ())) or [""])[-1]
         _adopt(exchange, scheme, authority)
+
+    def _reads_forwarded(self, exchange: Exchange) -> bool:
+        return self._rfc_first or FORWARDED_FOR not in exchange.headers
 
     def _believe_forwarded(self, exchange: Exchange, elements: list[dict[str, str]]) -> None:
         seen = elements[-1]
@@ -346,7 +349,7 @@ class Clients:
         if self._writes_x:
             self._x_forwarded(lines, exchange, peer[0], prefix)
         if self._writes_rfc:
-            before = self._own_forwarded(exchange)
+            before = self._own_forwarded(exchange, peer[0])
             lines.append(_line(FORWARDED, [*before, _element(exchange, peer[0])]))
         version = "1.0" if exchange.http10 else "1.1"
         lines.append(_line(VIA, [*exchange.headers.getall(VIA, ()), f"{version} {self.pseudonym}"]))
@@ -358,6 +361,8 @@ class Clients:
         hops = members(headers.getall(FORWARDED_FOR, ())) if trusted else []
         # A unix socket has no address: behind a list that a trusted front has written, a word would
         # only confuse readers.
+        if not hops and exchange.client_ip != peer:
+            hops.append(exchange.client_ip)  # read from Forwarded
         if peer != UNIX or not hops:
             hops.append(peer)
         lines.append(_line(FORWARDED_FOR, hops))
@@ -370,10 +375,14 @@ class Clients:
         if stripped := before + prefix.decode("utf-8", "surrogateescape"):
             lines.append(_line(FORWARDED_PREFIX, [stripped]))
 
-    def _own_forwarded(self, exchange: Exchange) -> list[str]:
-        """The trusted peer's own Forwarded, to append to; none if it is broken."""
+    def _own_forwarded(self, exchange: Exchange, peer: str) -> list[str]:
+        """What this hop's element is appended to: the trusted peer's own Forwarded if the client
+        was read from it, else that client, so that both families name the same one.
+        """
         given = exchange.headers.getall(FORWARDED, []) if exchange.peer_trusted else []
-        return given if parse_forwarded(given) else []
+        if self._reads_forwarded(exchange) and parse_forwarded(given):
+            return given
+        return [] if exchange.client_ip == peer else [_for(exchange.client_ip)]
 
     def _trace_lines(self, exchange: Exchange) -> bytes:
         headers = exchange.headers
@@ -411,12 +420,16 @@ def _line(name: str, values: list[str]) -> str:
 
 def _element(exchange: Exchange, peer: str) -> str:
     """This hop's own element of Forwarded (RFC 7239 section 5)."""
-    parts = [f'for="[{peer}]"' if ":" in peer else f"for={'_unix' if peer == UNIX else peer}"]
+    parts = [_for(peer)]
     if exchange.authority:
         named = exchange.authority
         parts.append(f"host={named}" if _TOKEN.fullmatch(named) else f"host={_quoted(named)}")
     parts.append(f"proto={exchange.scheme}")
     return ";".join(parts)
+
+
+def _for(peer: str) -> str:
+    return f'for="[{peer}]"' if ":" in peer else f"for={'_unix' if peer == UNIX else peer}"
 
 
 def _quoted(text: str) -> str:

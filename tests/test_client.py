@@ -434,6 +434,21 @@ def test_forwarded_is_written_as_rfc_7239_says_and_continued() -> None:
     assert {"Forwarded", "X-Forwarded-For"} <= set(lines)
 
 
+def test_both_families_name_the_client_that_one_of_them_told() -> None:
+    clients = Clients(server(forwarded="both"))
+    chain = ("X-Forwarded-For", "6.6.6.6, 2001:db8::9")
+    own = f"for={LB};host=api.example.com;proto=http"
+    for forged in ([], [("Forwarded", "for=1.1.1.1")]):
+        lines = told(clients, request(chain, *forged))
+        assert lines["X-Forwarded-For"] == f"6.6.6.6, 2001:db8::9, {LB}"
+        assert lines["Forwarded"] == f'for="[2001:db8::9]", {own}'
+    lines = told(clients, request(("Forwarded", "for=192.0.2.1")))
+    assert lines["X-Forwarded-For"] == f"192.0.2.1, {LB}"
+    assert lines["Forwarded"] == f"for=192.0.2.1, {own}"
+    lines = told(Clients(server(forwarded="rfc7239")), request(chain))
+    assert lines["Forwarded"] == f'for="[2001:db8::9]", {own}'
+
+
 def test_with_forwarded_off_only_what_is_not_about_the_client_is_written() -> None:
     clients = Clients(server(forwarded="off"))
     assert set(told(clients, request(peer=PUBLIC))) == {"Via", "X-Request-Id"}

@@ -51,7 +51,11 @@ def application(config: Source) -> web.Application:
     app[GATEWAY] = gateway
     app.cleanup_ctx.append(_run)
     app.on_shutdown.append(_drain)
-    app.router.add_route("*", "/{path:.*}", _Handler(gateway).answer, expect_handler=_expect)
+    answer = _Handler(gateway).answer
+    app.router.add_route("*", "/{path:.*}", answer, expect_handler=_expect)
+    app.router.add_route(
+        "*", "", answer, expect_handler=_expect
+    )  # below a prefix: the prefix itself
     return app
 
 
@@ -83,7 +87,8 @@ class _Handler:
         """Answer with the snapshot that serves now."""
         if not self._said:
             self._said = True
-            log.warning("foreign_server", extra={"missing": MISSING})
+            # In words: the handlers are somebody else's and may not show the fields of a record.
+            log.warning("foreign_server: %s", MISSING)
         guest = Guest(request)
         if is_cancelled_by_its_server(request):
             sent = await self._gateway.proxy.handle(guest)

@@ -223,8 +223,7 @@ async def test_it_says_once_what_a_foreign_server_can_not_give(
         for _ in range(3):
             async with client.get("/") as answer:
                 assert answer.status == 200
-    (record,) = [one for one in caplog.records if one.message == "foreign_server"]
-    missing = record.__dict__["missing"]
+    (missing,) = [one.message for one in caplog.records if "foreign_server" in one.message]
     for word in ("heads", "whole head", "414", "431", "chunked upload", "gateway.runner"):
         assert word in missing
 
@@ -241,7 +240,8 @@ async def test_mounted_beside_other_handlers_each_answers_its_own(
     assert (await client.ask(GET % b"/gw/a%2Fb")).body == b"ok"
     assert (await client.ask(GET % b"/elsewhere")).status == 404
     assert (await client.ask(GET % b"/gw/x")).body == b"ok"
-    assert [request.target for request in up.requests] == [b"/gw/a%2Fb", b"/gw/x"]
+    assert (await client.ask(GET % b"/gw")).body == b"ok"
+    assert [request.target for request in up.requests] == [b"/gw/a%2Fb", b"/gw/x", b"/gw"]
 
 
 async def test_under_a_server_that_decompresses_the_head_fits_the_body_that_is_forwarded(
@@ -398,7 +398,7 @@ async def test_a_runner_serves_with_our_own_server_and_all_of_its_limits(
     assert (await slow.response()).status == 408
     await runner.cleanup()
     assert await client.closed() == "fin"
-    assert not [one for one in caplog.records if one.message == "foreign_server"]
+    assert not [one for one in caplog.records if "foreign_server" in one.message]
 
 
 async def test_a_runner_lets_an_upload_finish_when_it_shuts_down(
