@@ -66,7 +66,6 @@ class Upstream:
         self._pool: Pool | None = None
         self._former: list[Pool] = []
         """Pools of earlier TLS settings: their sessions close when the upstream does, for requests may be on them."""
-        self._round = balance.RoundRobin()
 
     def __repr__(self) -> str:
         flying = sum(target.in_flight for target in self.targets)
@@ -119,8 +118,11 @@ class Upstream:
             None if settings.host in ("pass", "target") else settings.host.encode("ascii")
         )
         self._single = targets[0] if len(targets) == 1 else None
+        # A round of its own: credits of targets that are gone would stay for ever, and pass to whoever gets their id.
         self._choose = (
-            self._round.choose if settings.balance == "round_robin" else balance.two_choices
+            balance.RoundRobin().choose
+            if settings.balance == "round_robin"
+            else balance.two_choices
         )
 
     def pick(self, tried: Sequence[Target] = ()) -> Target:
