@@ -220,6 +220,28 @@ async def test_38_a_large_but_reasonable_response_head_passes(through: Through, 
 
 
 @pytest.mark.parametrize(
+    "surplus",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+        b"evil",
+        b"\r\nevil",
+        b"\x00",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+    ],
+)
+async def test_39_surplus_bytes_behind_a_response_are_never_delivered(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, surplus: bytes
+) -> None:
+    up = await origin([OK + surplus, reply(b"second")])
+    running = await gateway(up)
+    client = await raw(running)
+    assert (await client.ask(get())).body == b"ok"
+    assert (await client.ask(get())).body == b"second"
+    assert b"evil" not in client.received
+    assert len(up.connections) == 2
+
+
+@pytest.mark.parametrize(
     "late", [b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"HTTP/1.1 408", b"x"]
 )
 async def test_39_bytes_on_an_idle_connection_end_it(
