@@ -1,7 +1,8 @@
 """Trying again: what may be sent twice, what never is, and how often at most.
 
 Rules of this file: an upstream is told when to die by the number of its connection or by the path;
-every test counts what arrived at the upstream, for that is what a second try costs.
+every test counts what arrived at the upstream, for that is what a second try costs. What is said
+of it in metrics and log is proved here, more requests of each kind in test_retries.py.
 """
 
 from __future__ import annotations
@@ -81,10 +82,6 @@ def sent(up: Origin) -> list[bytes]:
 
 
 SAFE = {
-    "GET": [get(b"/a")],
-    "HEAD": [get(b"/a", method=b"HEAD")],
-    "OPTIONS": [get(b"/a", method=b"OPTIONS")],
-    "DELETE": [get(b"/a", method=b"DELETE")],
     "PUT": [get(b"/a", method=b"PUT", body=BODY)],
     "PUT, body later": [get(b"/a", b"Content-Length: 3000", method=b"PUT"), BODY],
     "PUT, chunked": [get(b"/a", CHUNKED, method=b"PUT"), chunk(BODY), b"0\r\n\r\n"],
@@ -125,46 +122,6 @@ async def test_a_reset_of_a_used_connection_is_no_different(
     client = await primed(raw, running)
     assert (await client.ask(get())).status == 200
     assert retries(running, "upstream_idle_closed", "success") == 1
-
-
-async def test_the_resend_takes_no_other_connection_that_rested(
-    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
-) -> None:
-    together = asyncio.Barrier(2)
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        if peer.number < 2:
-            await together.wait()
-        await peer.send(OK)
-        if peer.number < 2:
-            await peer.request()
-
-    up = await origin(script)
-    running = await gateway(up, route={"retry": {"on": []}})
-    one, two = await raw(running), await raw(running)
-    await asyncio.gather(one.ask(get(b"/prime")), two.ask(get(b"/prime")))
-    assert running.metric("gateway_upstream_connections", state="idle") == 2
-    assert (await one.ask(get(b"/a"))).status == 200
-    assert sent(up) == [b"/prime", b"/prime", b"/a", b"/a"]
-    assert len(up.connections) == 3
-
-
-async def test_the_resend_happens_exactly_once(
-    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
-) -> None:
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        if peer.number == 0:
-            await peer.send(OK)
-            await peer.request()
-
-    up = await origin(script)
-    running = await gateway(up, route={"retry": {"on": []}})
-    client = await primed(raw, running)
-    problem(await client.ask(get(b"/a")), "upstream_reset", 502)
-    assert sent(up) == [b"/prime", b"/a", b"/a"]
-    assert retries(running, "upstream_idle_closed", "failure") == 1
 
 
 async def test_the_resend_counts_neither_for_max_nor_for_the_budget(
@@ -228,24 +185,6 @@ async def test_what_may_have_been_acted_on_is_never_sent_twice(
     assert running.metric("gateway_retries_total") == (1 if outcome else 0)
     assert (await running.log(2))[1]["attempts"] == 1
     assert running.metric("gateway_errors_total", reason="upstream_reset") == 1
-
-
-async def test_a_body_that_is_still_coming_is_never_sent_twice(
-    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
-) -> None:
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        await peer.send(OK)
-        await peer.head()
-        await peer.exactly(10)
-
-    up = await origin(script)
-    running = await gateway(up)
-    client = await primed(raw, running)
-    await client.send(get(b"/a", b"Content-Length: 100", method=b"PUT") + b"x" * 10)
-    problem(await client.response("PUT"), "upstream_reset", 502)
-    assert sent(up) == [b"/prime", b"/a"]
-    assert retries(running, "upstream_idle_closed", "not_replayable") == 1
 
 
 @pytest.mark.parametrize("used", [True, False])
@@ -371,14 +310,6 @@ async def test_the_last_answer_is_passed_on_as_it_is(
     assert retries(running, "503", "not_replayable") == 1
 
 
-async def test_a_status_is_not_tried_again_unless_it_is_named(
-    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
-) -> None:
-    up = await origin([UNAVAILABLE, OK])
-    assert (await (await raw(await gateway(up))).ask(get())).status == 503
-    assert len(up.requests) == 1
-
-
 async def silent_at_first(peer: Peer) -> None:
     """The first connection never answers."""
     await peer.request()
@@ -427,3 +358,42 @@ async def test_a_post_is_sent_again_where_all_methods_may_be(
     client = await primed(raw, running)
     assert (await client.ask(post(target=b"/a"))).status == 200
     assert sent(up) == [b"/prime", b"/a", b"/a"]
+
+
+# ── the budget ──
+
+
+async def dies_if_told(peer: Peer) -> None:
+    """Answers each request on a connection of its own, but not /bad."""
+    message = await peer.request()
+    if message.target != b"/bad":
+        await peer.send(CLOSING)
+
+
+async def _ask(client: Client, target: bytes, times: int) -> None:
+    for _ in range(times):
+        await client.ask(get(target))
+
+
+async def test_a_budget_is_a_share_of_the_first_tries(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up = await origin(dies_if_told)
+    running = await gateway(up)
+    client = await raw(running)
+    await _ask(client, b"/good", 25)
+    await _ask(client, b"/bad", 8)
+    # a fifth of 33 first tries is 6.6: six extra ones are no more than that
+    assert len(up.requests) == 33 + 6
+    assert retries(running, "upstream_reset", "no_budget") == 2
+    assert running.metric("gateway_retry_budget_exhausted_total", upstream="up") == 2
+
+
+async def test_a_budget_bounds_statuses_too(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up = await origin(UNAVAILABLE)
+    running = await gateway(up, route={"retry": {"on": ["503"]}})
+    await _ask(await raw(running), b"/", 4)
+    assert len(up.requests) == 4 + 3
+    assert retries(running, "503", "no_budget") == 1
