@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -184,7 +185,15 @@ def test_what_may_have_been_acted_on_is_repeated_only_if_that_does_no_harm(
     error: type[errors.UpstreamError], method: str, replayable: bool, may: bool
 ) -> None:
     policy = Policy(model.Retry())
-    assert policy.may_repeat(error(), exchange(method), replayable=replayable) is may
+    asked = exchange(method)
+    asked.upload = cast("Any", SimpleNamespace(replayable=replayable, unsent=True))
+    assert policy.may_repeat(error(), asked) is may
+
+
+def test_a_body_that_is_gone_is_not_sent_even_where_nothing_was() -> None:
+    asked = exchange("GET")
+    asked.upload = cast("Any", SimpleNamespace(replayable=False, unsent=False))
+    assert not Policy(model.Retry()).may_repeat(errors.ConnectRefused(), asked)
 
 
 def test_a_policy_is_its_settings_compiled() -> None:
