@@ -8,8 +8,10 @@ saved: the C parser carries a trailer over into the next head otherwise.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import math
+import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -221,6 +223,21 @@ class Wire(ResponseHandler):
         self.feed_data((message, payload), 0)
         return True
 
+    def _read_what_is_left(self) -> None:
+        """Take what had arrived when a write failed: asyncio reports the failure and never reads it (uvloop does).
+
+        A server that refuses an upload and closes without reading it is the common case: its 413 lies in the kernel.
+        """
+        transport = self.transport
+        if transport is None or type(transport).__module__ != "asyncio.selector_events":
+            return  # any other may have closed the descriptor by now, and TLS would have to be decrypted
+        descriptor = transport.get_extra_info("socket").fileno()
+        left = HEAD_MOST
+        with contextlib.suppress(OSError):
+            while left > 0 and (data := os.read(descriptor, READ_BUFFER)):
+                left -= len(data)
+                self.data_received(data)
+
     def set_exception(self, exc: Any, exc_cause: Any = None) -> None:
         first, self._first = self._first, b""
         if first and self._salvaged(first):
@@ -237,6 +254,8 @@ class Wire(ResponseHandler):
             super().set_exception(exc)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if exc is not None and not self.resting and not self._taken_over:
+            self._read_what_is_left()
         # A reset in the middle of a body that only the connection's end delimits must not look like that end.
         payload = self._payload
         if exc is not None and payload is not None and not payload.is_eof():

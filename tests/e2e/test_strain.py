@@ -133,6 +133,26 @@ async def test_an_early_answer_of_an_upstream_that_then_leaves_is_delivered(
     assert (got.status, got.body) == (413, b"enough")
 
 
+async def test_a_refusal_by_an_upstream_that_closes_without_reading_is_delivered(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(reply(b"no", b"Connection: close", status=b"413 Content Too Large"))
+        # what has arrived and was not read makes a reset of this end
+
+    running = await gateway(await origin(script), route={"body": {"max": "unlimited"}})
+    for _ in range(20):  # whether a write fails before the answer is read is a race
+        client = await raw(running)
+        await client.send(post(b"Content-Length: 3000000", body=None))
+        sending = asyncio.get_running_loop().create_task(client.send(*[b"x" * 50_000] * 60))
+        got = await client.response("POST")
+        assert (got.status, got.body) == (413, b"no")
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        client.close()
+
+
 # ── clients that leave ──
 
 
