@@ -276,6 +276,9 @@ def _answer(entry: Entry, route: effective.Route, context: Context) -> None:
             if name.lower() in FRAMING:
                 message = f"{name} is made by the gateway for each connection"
                 context.add(entry.raw, entry.path, ("respond", "headers", name), message)
+    if isinstance(route.answer, model.Static) and not Path(route.answer.root).is_dir():
+        # No error: it may be mounted later, and a file may be checked on another machine.
+        context.warn(entry.raw, entry.path, ("static",), f"there is no folder {route.answer.root}")
     _without_effect(entry, route, context)
 
 

@@ -39,6 +39,11 @@ _TRAPS: tuple[tuple[str, str, str], ...] = (
         "a plain [ starts a list in YAML: put it in quotes, '{word}'",
     ),
     (
+        "expected ',' or",
+        r"(?<!\})(?P<word>/(?:[^\s,{}\[\]]*\{[^{}\s]*\})+[^\s,{}\[\]]*)",
+        "inside [ ] and {{ }} a path with a {{ needs quotes: '{word}'",
+    ),
+    (
         "expected key|expected ',' or|node content|mapping values",
         r"(?P<word>\{[^{}\s]*\}[^\s,\]}]+)",
         "a plain {{ starts a mapping in YAML: put it in quotes, '{word}'",

@@ -315,7 +315,14 @@ def test_the_placeholders_are_those_that_are_rendered() -> None:
     ],
 )
 def test_a_policy_without_effect_is_a_warning(policies: str, warning: str) -> None:
-    assert warning in warnings(f"routes:\n  - path: /a\n    {policies}\n")[0]
+    assert warning in warnings(f"routes:\n  - path: /a\n    {policies}\n")[-1]
+
+
+def test_a_static_root_that_is_not_there_is_a_warning(tmp_path: Path) -> None:
+    text = "routes:\n  - path: /a\n    static: {}\n"
+    (told,) = warnings(text.format(tmp_path / "nowhere"))
+    assert told == f"3:13: routes[0].static: there is no folder {tmp_path / 'nowhere'}"
+    assert warnings(text.format(tmp_path)) == []
 
 
 def test_what_nobody_uses_is_a_warning() -> None:
