@@ -151,6 +151,7 @@ async def test_a_whole_body_is_sent_again_up_to_the_size_that_is_kept(
     case = Case(before=b"x" * size, ended=True)
     assert case.upload.whole == b"x" * size
     assert case.upload.replayable is replayable
+    assert case.upload.unsent, "without a connection nothing of it has gone"
 
 
 async def test_without_a_replay_buffer_only_an_empty_body_is_sent_again() -> None:
@@ -171,10 +172,12 @@ async def test_a_body_that_no_byte_was_taken_of_can_be_sent_later() -> None:
     case = Case(before=b"abc")
     assert case.upload.whole is None
     assert case.upload.replayable
+    assert case.upload.unsent
     case.start()
     await turn()
     assert case.upload.begun
     assert not case.upload.replayable, "half of it is on its way"
+    assert not case.upload.unsent
     await case.feed(b"def", ended=True)
     await case.done()
     assert case.upload.whole == b"abcdef"
