@@ -53,6 +53,7 @@ class Side:
         self.transport: Transport | None = Transport()
         self.out = self.transport.sent
         self.writing_paused = False
+        self._reading_paused = False
         self.due = math.inf
         self.overdue: type[Exception] = errors.UpstreamHeaderTimeout
         self.failed: list[BaseException] = []

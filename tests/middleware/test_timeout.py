@@ -40,7 +40,10 @@ class Case:
         self.exchange = exchange(began=self.clock.now())
 
     async def begin(self) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(cast("Any", self.handler(self.exchange)))
+        async def run() -> Reply:  # a handler need be no coroutine function: it is called in here
+            return await self.handler(self.exchange)
+
+        task = asyncio.get_running_loop().create_task(run())
         await asyncio.sleep(0)
         return task
 
