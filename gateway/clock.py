@@ -41,6 +41,8 @@ class Clock:
         self._ticking: asyncio.TimerHandle | None = None
         self._date_second = -1
         self._date = b""
+        self.date_line = b""
+        """A whole `Date` field, renewed with every tick: no call for each response."""
 
     now: Callable[[], float] = staticmethod(time.monotonic)  # noqa: TID251
     """Monotonic seconds. A plain built-in: no frame of ours on the hot path."""
@@ -73,6 +75,7 @@ class Clock:
     def start(self) -> None:
         """Begin to tick on the running loop. Idempotent."""
         if self._ticking is None:
+            self.date_line = b"Date: %b\r\n" % self.date()
             self._ticking = asyncio.get_running_loop().call_later(TICK, self._tick)
 
     def stop(self) -> None:
@@ -88,6 +91,7 @@ class Clock:
 
     def scan(self) -> None:
         """Expire what is due. Separate from the timer, so that a test's clock can call it."""
+        self.date_line = b"Date: %b\r\n" % self.date()
         now = self.now()
         for watched in [w for w in self.watched if w.due <= now]:
             watched.expire()

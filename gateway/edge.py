@@ -194,7 +194,7 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        before, between = self._request_count, self._body.is_eof()  # first: these bytes may be a body's last
+        before, between = self._request_count, self._body.is_eof()  # the bytes may be its last
         super().data_received(data)
         fresh = self._request_count - before
         if self._chunked_tail is not None:

@@ -250,7 +250,10 @@ class Forward:
         else:
             transport.write(head)
             exchange.pump = tasks.spawn(upload.pump(wire, self._first_byte), "upload")
-        message, payload = await wire.head()
+        try:
+            message, payload = await wire.read()
+        except Exception as error:  # noqa: BLE001 - translated
+            raise wire.translate(error) from None
         if message.code < 200:
             message, payload = await self._past_interim(exchange, wire, message, payload)
         wire.due = math.inf
@@ -297,7 +300,7 @@ class Forward:
         if status == 101:
             return self._switched(exchange, wire, message, head)
         if not head.dated:
-            lines.append(b"Date: %b\r\n" % self._clock.date())
+            lines.append(self._clock.date_line)
         empty = bodiless or status == 204
         idle = self._idle
         if (
@@ -436,11 +439,8 @@ def _or_never(seconds: float | None) -> float:
 
 
 def _is_event_stream(lines: list[bytes]) -> bool:
-    return any(
-        line[:13].lower() == b"content-type:"
-        and line[13:].strip().lower().startswith(b"text/event-stream")
-        for line in lines
-    )
+    types = [line[13:].strip().lower() for line in lines if line[:13].lower() == b"content-type:"]
+    return any(one.startswith(b"text/event-stream") for one in types)
 
 
 def _retry_after(reply: Reply) -> float:

@@ -41,7 +41,8 @@ def request_fields(exchange: Exchange, table: FieldTable) -> bytes:
             _special(exchange, known, name, value, lines)
     if named:
         lines = headers.without_named(lines, named)
-    _frame(exchange, lines)
+    if exchange.length is None or exchange.upgrade or exchange.wants_trailers:
+        _frame(exchange, lines)
     fields = b"".join(lines)
     if not headers.clean(fields, len(lines)):
         raise errors.BadRequest("a field has a control byte")
@@ -162,7 +163,8 @@ class ResponseHead:
             raise errors.UpstreamBadResponse("a field name that is no token")
 
     def _measure(self, value: bytes) -> None:
-        if headers.content_length(value) is None or self.length not in (None, value):
+        # As headers.content_length, without a call for every response.
+        if not value.isdigit() or len(value) > 18 or self.length not in (None, value):
             raise errors.UpstreamBadResponse("the Content-Length is invalid, or there are two")
         if self.chunked:
             raise errors.UpstreamBadResponse(_BOTH)

@@ -24,6 +24,8 @@ from gateway.outbound import status_line
 from gateway.tunnel import Tunnels, tunnel
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from gateway.clock import Clock
     from gateway.edge import Incoming, Sent
     from gateway.snapshot import Snapshot
@@ -49,8 +51,11 @@ class Proxy:
         self.tunnels = Tunnels()
         """Upgraded connections that are open."""
 
-    async def handle(self, incoming: Incoming) -> Sent:
-        """Answer one request. Never raises but CancelledError, when the client is gone."""
+    def handle(self, incoming: Incoming) -> Awaitable[Sent]:
+        """Answer one request. Never raises but CancelledError, when the client is gone.
+
+        A plain function, as are those below that only choose: each coroutine in the chain is resumed with the request.
+        """
         snapshot = self.snapshot  # read once: this request lives in this generation
         exchange = inbound.begin(incoming, snapshot, self.clock.now())
         try:
@@ -62,14 +67,14 @@ class Proxy:
                 exchange.route, exchange.captures, exchange.target = snapshot.router.match(exchange)
         except errors.GatewayError as error:
             _refused(exchange, error)
-        return await self._answer(exchange)
+        return self._answer(exchange)
 
-    async def refuse(self, incoming: Incoming, error: errors.GatewayError) -> Sent:
+    def refuse(self, incoming: Incoming, error: errors.GatewayError) -> Awaitable[Sent]:
         """Answer what is no request: aiohttp's parser, or a deadline, has said why."""
         exchange = inbound.begin(incoming, self.snapshot, self.clock.now())
         exchange.close = True
         _refused(exchange, error)
-        return await self._answer(exchange)
+        return self._answer(exchange)
 
     async def _answer(self, exchange: Exchange) -> Sent:
         exchange.snapshot.in_flight += 1
@@ -99,6 +104,10 @@ class Proxy:
                     extra={"route": exchange.route.name, "request_id": exchange.request_id},
                 )
                 reply = _failed(exchange, errors.InternalError(repr(bug)))
+            body = reply.body
+            transport = exchange.incoming.protocol.transport
+            if body.__class__ is relay.Download and transport is not None:
+                return await self._send_download(exchange, reply, body, transport)
             return await self._send(exchange, reply)
         except asyncio.CancelledError:
             fault = exchange.fault or self.ending
@@ -120,8 +129,6 @@ class Proxy:
             _note(exchange, errors.ClientClosed())
             return END
         body = reply.body
-        if body.__class__ is relay.Download:
-            return await self._send_download(exchange, reply, body, transport)
         if body.__class__ is Switch:
             return await self._send_switch(exchange, reply, body, transport)
         head = self._head(exchange, reply)
@@ -259,7 +266,7 @@ class Proxy:
         )
         head = [status_line(reply.status, phrase), *reply.lines]
         if not forwarded:
-            head.append(b"Date: %b\r\n" % self.clock.date())
+            head.append(self.clock.date_line)
         head.append(exchange.snapshot.clients.echo(exchange))
         if exchange.close:
             head.append(b"Connection: close\r\n")

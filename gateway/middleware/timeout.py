@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from gateway import errors
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from gateway.config import effective
     from gateway.exchange import Exchange, Handler, Reply
     from gateway.middleware.base import Build
@@ -45,10 +47,10 @@ def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
         return forward
     watched = build.clock.watched
 
-    async def timeout(exchange: Exchange) -> Reply:
+    def timeout(exchange: Exchange) -> Awaitable[Reply]:
         exchange.deadline = deadline = Deadline(exchange, total)
         watched.add(deadline)
-        return await forward(exchange)
+        return forward(exchange)
 
     def ended(exchange: Exchange) -> None:
         if exchange.deadline is not None:

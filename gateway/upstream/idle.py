@@ -42,7 +42,8 @@ class Connections:
             wire = resting.pop()
             wire.resting = False
             wire.due = math.inf
-            if wire.reusable():
+            # It rested, so nothing has come and it is not lost: `Wire` ends itself then. It may be on its way to that.
+            if wire.transport is not None and not wire.transport.is_closing():
                 self._counts.reused += 1
                 return wire
             wire.end()

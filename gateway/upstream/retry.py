@@ -35,7 +35,11 @@ class Budget:
 
     def first(self, now: float) -> None:
         """Count a first try."""
-        self._slot(now)[1] += 1
+        slots = self._firsts
+        if slots and slots[-1][0] == int(now):
+            slots[-1][1] += 1
+        else:
+            self._slot(now)[1] += 1
 
     def spend(self, share: float) -> bool:
         """Take one extra try out of the budget; False if there is none left."""

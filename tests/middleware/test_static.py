@@ -58,8 +58,8 @@ class Site:
     def handler(self, **settings: Any) -> Any:
         rewrite = model.Rewrite.model_construct(**settings.pop("rewrite", {}))
         build: Any = SimpleNamespace(clock=Clock(), at_finish=[])
-        route: Any = SimpleNamespace(policies=SimpleNamespace(rewrite=rewrite))
         chosen = model.Static.model_construct(root=str(self.root), **settings)
+        route: Any = SimpleNamespace(policies=SimpleNamespace(rewrite=rewrite), answer=chosen)
         handler = static.answer(chosen, route, build)
         self.finish = build.at_finish
         return handler

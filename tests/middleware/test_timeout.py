@@ -47,6 +47,9 @@ class Case:
         await asyncio.sleep(0)
         return task
 
+    async def _run(self) -> Reply:
+        return await self.handler(self.exchange)
+
     def finish(self) -> None:
         for callback in self.build.at_finish:
             callback(self.exchange)
