@@ -143,7 +143,7 @@ class Forward:
                 wait = 0.0
             else:
                 if again:
-                    upstream.meter.retried(again, "success")
+                    upstream.meter.retried(again, policy.outcome(reply.status))
                 if reply.status not in policy.statuses or not self._status_may_follow(
                     exchange, upstream, reply, extra
                 ):

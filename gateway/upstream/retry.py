@@ -92,6 +92,10 @@ class Policy:
         """Whether `on:` names this failure."""
         return error.retry is not None and error.retry in self.on
 
+    def outcome(self, status: int) -> str:
+        """The word for what a further try has brought: a status that is tried again is no success."""
+        return "failure" if status in self.statuses else "success"
+
     def may_repeat(self, error: errors.UpstreamError, exchange: Exchange) -> bool:
         """Whether sending this request again, after `error`, is possible and can do no harm."""
         upload = exchange.upload

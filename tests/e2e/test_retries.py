@@ -309,6 +309,8 @@ async def test_the_last_answer_is_the_clients(
     got = await (await raw(running)).ask(get())
     assert (got.status, got.body) == (503, b"2")
     assert len(up.requests) == 3
+    assert running.metric("gateway_retries_total", reason="503", outcome="failure") == 2
+    assert running.metric("gateway_retries_total") == 2
 
 
 async def test_a_failed_try_leaves_no_connection_half_read(
