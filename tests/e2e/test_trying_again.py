@@ -260,6 +260,19 @@ async def test_a_fresh_connection_that_is_reset_is_tried_on_the_other_target(
     assert retries(running, "upstream_reset", "success") == 1
 
 
+async def test_the_extra_try_goes_to_a_target_that_was_not_tried(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    gone, up = await origin(), await origin()
+    await gone.refuse()
+    targets = [{"url": gone.url, "weight": 99}, {"url": up.url}]  # nearly all first tries fail
+    running = await gateway(up, upstream={"targets": targets}, route={"retry": {"budget": "off"}})
+    client = await raw(running)
+    for _ in range(20):
+        assert (await client.ask(get())).status == 200
+    assert retries(running, "connect_refused", "success") > 10
+
+
 async def test_there_is_one_extra_try_unless_max_says_more(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
 ) -> None:
