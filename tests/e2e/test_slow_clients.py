@@ -33,7 +33,7 @@ HEAD = b"GET /head HTTP/1.1\r\nHost: a\r\n\r\n"
 BODY = b"POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
 REPLY = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
 ORDINARY = b"GET /ordinary HTTP/1.1\r\nHost: a\r\n\r\n"
-_DESCRIPTORS = 8 * ALL
+_DESCRIPTORS = 4096
 
 CONFIG = """
 server:
