@@ -919,3 +919,18 @@ async def test_a_head_names_its_compression_and_can_be_replaced(decompresses: bo
     changed = message._replace(chunked=True, compression=None, raw_headers=())
     assert (changed.chunked, changed.compression, changed.raw_headers) == (True, None, ())
     assert (changed.method, changed.path, changed.version) == ("POST", "/", message.version)
+
+
+async def test_what_a_whole_payload_holds_can_be_taken_without_its_book_keeping() -> None:
+    # relay.py: Download.at_hand
+    protocol = BaseProtocol(asyncio.get_running_loop())
+    payload = streams.StreamReader(protocol, 2**16, loop=asyncio.get_running_loop())
+    assert not payload._eof
+    payload.feed_data(b"abc")
+    payload.feed_data(b"def")
+    payload.feed_eof()
+    assert payload._eof
+    assert payload._exception is None
+    assert [*payload._buffer] == [b"abc", b"def"]
+    assert payload._buffer_offset == 0
+    assert protocol._reading_paused is False
