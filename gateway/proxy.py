@@ -289,6 +289,8 @@ class Proxy:
             exchange.status, exchange.source = 499, "client"
         for finish in exchange.route.at_finish:
             finish(exchange)
+        # The upload knows its exchange: left as a ring, each body would wait for the garbage collector.
+        exchange.upload = None
 
 
 async def unmatched(exchange: Exchange) -> Reply:

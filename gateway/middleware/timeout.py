@@ -55,6 +55,7 @@ def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
     def ended(exchange: Exchange) -> None:
         if exchange.deadline is not None:
             watched.discard(exchange.deadline)
+            exchange.deadline = None  # a ring otherwise, left to the garbage collector
 
     build.at_finish.append(ended)
     return timeout
