@@ -922,7 +922,7 @@ async def test_a_head_names_its_compression_and_can_be_replaced(decompresses: bo
 
 
 async def test_what_a_whole_payload_holds_can_be_taken_without_its_book_keeping() -> None:
-    # relay.py: Download.at_hand
+    # relay.py takes a body that has come whole in this way.
     protocol = BaseProtocol(asyncio.get_running_loop())
     payload = streams.StreamReader(protocol, 2**16, loop=asyncio.get_running_loop())
     assert not payload._eof
