@@ -153,3 +153,16 @@ def test_a_date_is_made_once_a_second() -> None:
     assert clock.date() is first
     clock.at += 0.2
     assert clock.date() == b"Sun, 06 Nov 1994 08:49:38 GMT"
+
+
+async def test_the_date_line_follows_the_clock() -> None:
+    clock = FakeClock()
+    clock.start()
+    try:
+        first = clock.date_line
+        clock.advance(3600)
+        assert first == b"Date: %b\r\n" % first[6:-2]
+        assert clock.date_line == b"Date: %b\r\n" % clock.date()
+        assert clock.date_line != first
+    finally:
+        clock.stop()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -124,15 +123,6 @@ def fast_proxy(work: Path) -> list[str]:
         f"require('http').createServer((q, s) => proxy(q, s, q.url, {{}})).listen({PROXY}, '127.0.0.1')\n"
     )
     return [_found("node"), str(file)]
-
-
-def version(name: str) -> str:
-    """What a program says of itself, in short; empty if it says nothing."""
-    flags = {"nginx": ["nginx", "-v"], "haproxy": ["haproxy", "-v"]}
-    if name not in flags or not shutil.which(name):
-        return ""
-    said = subprocess.run(flags[name], capture_output=True, text=True, check=False)
-    return (said.stdout + said.stderr).splitlines()[0]
 
 
 def _found(program: str) -> str:
