@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import json
 import logging
+import math
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +24,7 @@ from gateway.explain import explain
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from gateway.observe.events import Event, Events
     from gateway.observe.metrics import Metrics
     from gateway.snapshot import Snapshot
     from gateway.upstream.upstream import Target
@@ -49,6 +51,8 @@ class Served(Protocol):
     @property
     def metrics(self) -> Metrics: ...
     @property
+    def events(self) -> Events: ...
+    @property
     def generation(self) -> int: ...
     @property
     def last_reload(self) -> LastReload: ...
@@ -70,6 +74,7 @@ _ENDPOINTS = (
     ("/config", "the configuration that serves, secrets masked"),
     ("/routes", "routes in the order of the file, and what is under way on each"),
     ("/upstreams", "targets, their weights, requests in flight and connections"),
+    ("/events", "what has changed lately, newest last; ?since=TIME, ?upstream=NAME"),
     ("/explain?method=GET&url=http://example.com/", "which route takes a request, and why"),
 )
 
@@ -86,6 +91,7 @@ def application(gateway: Served) -> web.Application:
     app.router.add_get("/config", config)
     app.router.add_get("/routes", routes)
     app.router.add_get("/upstreams", upstreams)
+    app.router.add_get("/events", events)
     app.router.add_get("/explain", explained)
     return app
 
@@ -172,9 +178,8 @@ async def health(request: web.Request) -> web.Response:
     """The state in words; always 200, for it is told to people."""
     gateway = request.app[GATEWAY]
     last = gateway.last_reload
-    moment = datetime.fromtimestamp(last.at, UTC).isoformat(timespec="seconds")
     told = {
-        "at": moment.replace("+00:00", "Z"),
+        "at": _moment(last.at, "seconds"),
         "successful": last.successful,
         "error": last.error,
     }
@@ -186,6 +191,11 @@ async def health(request: web.Request) -> web.Response:
             "last_reload": told,
         }
     )
+
+
+def _moment(wall: float, precision: str) -> str:
+    """RFC 3339, UTC."""
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def _state(gateway: Served) -> str:
@@ -261,6 +271,43 @@ def _target(target: Target) -> dict[str, Any]:
         "in_flight": target.in_flight,
         "connections": {"active": connections.open - idle, "idle": idle},
         "waiting": len(connections.waiting),
+    }
+
+
+async def events(request: web.Request) -> web.Response:
+    """What has changed, newest last; `since` and `upstream` choose among it."""
+    asked = request.query
+    try:
+        since = _since(asked["since"]) if "since" in asked else None
+    except ValueError:
+        return _refusal(
+            400, f"since={asked['since']!r}: write seconds since 1970, or 2027-01-31T12:00:00Z"
+        )
+    found = request.app[GATEWAY].events.select(since=since, upstream=asked.get("upstream"))
+    return _answer({"events": [_event(event) for event in found]})
+
+
+def _since(text: str) -> float:
+    """Unix seconds of either form; a time without a zone is UTC. Raises ValueError."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        # A `+` that was not escaped has become a space (WHATWG URL, urlencoded parsing).
+        moment = datetime.fromisoformat(text.strip().replace(" ", "+"))
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not math.isfinite(seconds):
+        raise ValueError(text)
+    return seconds
+
+
+def _event(event: Event) -> dict[str, Any]:
+    return {
+        "number": event.number,
+        "at": _moment(event.at, "microseconds"),
+        "kind": event.kind,
+        "upstream": event.upstream or None,
+        "target": event.target or None,
+        "why": event.why or None,
     }
 
 

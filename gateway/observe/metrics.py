@@ -13,7 +13,9 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from gateway.clock import Clock
 from gateway.observe import families
+from gateway.observe.events import Events
 from gateway.observe.families import CLASSES
 
 if TYPE_CHECKING:
@@ -171,6 +173,7 @@ class UpstreamMeter:
     def __init__(self, name: str, metrics: Metrics) -> None:
         self.name = name
         self._metrics = metrics
+        self.events = metrics.events
         self.opened = 0
         self.reused = 0
         self.budget_exhausted = 0
@@ -227,7 +230,9 @@ class UpstreamMeter:
 class Metrics:
     """All that one worker counts."""
 
-    def __init__(self, settings: model.Metrics) -> None:
+    def __init__(self, settings: model.Metrics, events: Events | None = None) -> None:
+        self.events = Events(Clock().wall) if events is None else events
+        """What has changed, for those who count and know nothing else of the worker."""
         self.buckets: tuple[float, ...] = settings.buckets
         self._most = settings.max_label_values
         self.routes: dict[str, RouteMeter] = {}

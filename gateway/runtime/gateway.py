@@ -22,6 +22,7 @@ from gateway import edge, errors, guest
 from gateway.admission import Admission
 from gateway.clock import Clock
 from gateway.config import effective, load, load_dict
+from gateway.observe.events import Events
 from gateway.observe.lag import LoopLag
 from gateway.observe.metrics import UNMATCHED, Metrics
 from gateway.proxy import Proxy
@@ -75,6 +76,8 @@ class Gateway:
         somebody else accepts.
         """
         self.clock = clock or Clock()
+        self.events = Events(self.clock.wall)
+        """What has changed lately."""
         self._source: Source = config
         self._listen = listen
         self._resources = resources.Resources()
@@ -153,7 +156,7 @@ class Gateway:
             raise RuntimeError("a Gateway starts once: make another")
         config = await _load(self._source)
         self._started = True
-        self.metrics = Metrics(config.observability.metrics)
+        self.metrics = Metrics(config.observability.metrics, self.events)
         self.proxy = Proxy(self.clock)
         self._admission = Admission(config.server.limits)
         self._lag = LoopLag(self.clock, self.metrics)
@@ -197,6 +200,7 @@ class Gateway:
         if self._drain is None:
             self.ready = False
             shutdown = self.snapshot.config.server.shutdown
+            self.events.record("draining", why=f"requests in flight: {self.proxy.in_flight}")
             self._drain = Drain(self, shutdown, shutdown.ready_delay if delay is None else delay)
         await self._drain.run()
 
@@ -355,6 +359,8 @@ class Gateway:
         self.last_reload = LastReload(now, successful=True, generation=self.generation)
         self.metrics.loaded(self.generation, config.digest, now, reload=reload)
         event = "reloaded" if reload else "loaded"
+        if reload:
+            self.events.record("reloaded", why=f"generation {self.generation} serves")
         log.info(event, extra={"generation": self.generation, "digest": config.digest})
         for warning in config.warnings:
             log.warning(
@@ -368,6 +374,7 @@ class Gateway:
             self.clock.wall(), successful=False, generation=self.generation, error=words
         )
         self.metrics.reload_failed()
+        self.events.record("reload_failed", why=words)
         log.error("reload_failed", extra={"generation": self.generation, "error": words})
 
     # ── what earlier generations hold ──

@@ -10,6 +10,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from gateway.admin.api import application
 from gateway.config import model
+from gateway.observe.events import Events
+from gateway.observe.metrics import Metrics
 from tests.observe.stand_in import LastReload, StandIn, configuration, exchange, target
 
 if TYPE_CHECKING:
@@ -160,8 +162,62 @@ async def test_the_index_links_every_endpoint(ask: Ask) -> None:
     page = await answer.text()
     app = application(StandIn())
     paths = {resource.canonical for resource in app.router.resources()} - {"/"}
-    assert len(paths) == 8
+    assert len(paths) == 9
     assert all(f'href="{path}' in page for path in paths)
+
+
+# ── what has changed ──
+
+
+def eventful() -> StandIn:
+    """Three events, a second apart from the first at 1000.25."""
+    times = iter([1000.25, 1001.25, 1002.25])
+    events = Events(lambda: next(times))
+    events.record("ejected", upstream="orders", target="10.0.0.9:8000", why="5 failures in a row")
+    events.record("reloaded", why="generation 2 serves")
+    events.record("target_down", upstream="users", target="10.0.0.1:80", why="no answer")
+    return StandIn(metrics=Metrics(model.Metrics(), events))
+
+
+async def test_events_are_told_newest_last_with_why(ask: Ask) -> None:
+    told = (await (await ask(eventful(), "/events")).json())["events"]
+    assert [event["kind"] for event in told] == ["ejected", "reloaded", "target_down"]
+    assert told[0] == {
+        "number": 1,
+        "at": "1970-01-01T00:16:40.250000Z",
+        "kind": "ejected",
+        "upstream": "orders",
+        "target": "10.0.0.9:8000",
+        "why": "5 failures in a row",
+    }
+    assert (told[1]["upstream"], told[1]["target"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ("since=1001.25", [2, 3]),
+        ("since=1001.26", [3]),
+        ("since=1970-01-01T00:16:41.250000Z", [2, 3]),
+        ("since=1970-01-01T00:16:41.25", [2, 3]),
+        ("since=1970-01-01T01:16:41.25+01:00", [2, 3]),
+        ("upstream=orders", [1]),
+        ("upstream=nobody", []),
+        ("since=1001&upstream=users", [3]),
+    ],
+)
+async def test_events_are_chosen_by_time_and_by_upstream(
+    ask: Ask, query: str, numbers: list[int]
+) -> None:
+    told = (await (await ask(eventful(), f"/events?{query}")).json())["events"]
+    assert [event["number"] for event in told] == numbers
+
+
+@pytest.mark.parametrize("since", ["", "yesterday", "nan", "inf"])
+async def test_a_since_that_is_no_time_is_refused_with_what_to_write(ask: Ask, since: str) -> None:
+    answer = await ask(eventful(), f"/events?since={since}")
+    assert answer.status == 400
+    assert "seconds since 1970" in (await answer.json())["detail"]
 
 
 # ── refusals ──
@@ -179,7 +235,9 @@ async def test_another_method_is_told_in_json_with_what_is_allowed(ask: Ask) -> 
     assert answer.headers["Allow"] == "GET, HEAD"
 
 
-@pytest.mark.parametrize("path", ["/", "/config", "/routes", "/upstreams", "/explain", "/nothing"])
+@pytest.mark.parametrize(
+    "path", ["/", "/config", "/routes", "/upstreams", "/events", "/explain", "/nothing"]
+)
 async def test_a_token_guards_what_is_not_for_everybody(ask: Ask, path: str) -> None:
     answer = await ask(guarded(), path)
     assert answer.status == 401

@@ -16,6 +16,7 @@ from gateway.exchange import Exchange
 from gateway.observe.metrics import Metrics
 
 if TYPE_CHECKING:
+    from gateway.observe.events import Events
     from gateway.snapshot import Snapshot
 
 
@@ -86,6 +87,10 @@ class StandIn:
     last_reload: LastReload = LastReload(1000.5)
     ready: bool = True
     draining: bool = False
+
+    @property
+    def events(self) -> Events:
+        return self.metrics.events
 
     @property
     def snapshot(self) -> Snapshot:
