@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.config import ConfigError
 from gateway.observe.events import Events
 from gateway.observe.logs import fields
 
@@ -59,7 +60,7 @@ async def test_reloads_and_the_drain_of_a_gateway_are_events(gateway: MakeGatewa
     assert running.events.select() == []
     listeners = {"listeners": [{"bind": "127.0.0.1:0"}], "admin": "off"}
     await running.reload({**listeners, **routes})
-    with pytest.raises(ValueError, match="nonsense"):
+    with pytest.raises(ConfigError, match="nonsense"):
         await running.reload({"nonsense": 1})
     await running.drain(0)
     told = [(event.kind, event.why) for event in running.events.select()]
