@@ -1,0 +1,206 @@
+"""Circuit breaker: a table of transitions, and what counts for each state.
+
+Rules of this file: pure, time is an argument. `TABLE` is the whole of what can happen; `Breaker` only finds out which event
+has come. A try asks for a permit before it begins and brings it back with its outcome: a permit of an earlier state says
+nothing about this one, so what began before the circuit opened can neither close it nor open it again.
+
+A failure is what ejection calls one (`outlier.is_failure`): no connection, a reset, no head in time, 502, 503 or 504.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.upstream.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class State(IntEnum):
+    """The numbers are those of `gateway_circuit_state`."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+
+class Cause(Enum):
+    """What moves a circuit from one state to another."""
+
+    TRIPPED = "too many of the last tries have failed"
+    WAITED = "it has been open for long enough"
+    RECOVERED = "as many trials as are wanted have passed"
+    RELAPSED = "a trial has failed"
+
+
+TABLE: Mapping[tuple[State, Cause], State] = {
+    (State.CLOSED, Cause.TRIPPED): State.OPEN,
+    (State.OPEN, Cause.WAITED): State.HALF_OPEN,
+    (State.HALF_OPEN, Cause.RECOVERED): State.CLOSED,
+    (State.HALF_OPEN, Cause.RELAPSED): State.OPEN,
+}
+"""Any other pair changes nothing."""
+
+REFUSED = 0
+"""What `Breaker.admit` returns for a try that must not begin."""
+
+
+class Settings(Protocol):
+    """What a breaker reads of `circuit:`."""
+
+    @property
+    def error_ratio(self) -> float:
+        """The share of failures, from 0 to 1, that opens the circuit."""
+
+    @property
+    def min_requests(self) -> int:
+        """Below so many tries in the window, nothing is concluded."""
+
+    @property
+    def window(self) -> float:
+        """Seconds that are looked back on."""
+
+    @property
+    def open(self) -> float:
+        """Seconds for which nothing is let through."""
+
+    @property
+    def half_open_requests(self) -> int:
+        """Trials; the circuit closes when all of them have passed."""
+
+
+class Breaker:
+    """The circuit of one target, or of a whole upstream.
+
+    `changed` is called after each transition (with the state before) and whenever `refuses` has changed, so that nothing
+    has to ask for either at each request.
+    """
+
+    __slots__ = (
+        "_changed",
+        "_given",
+        "_passed",
+        "_settings",
+        "_window",
+        "permit",
+        "refuses",
+        "since",
+        "state",
+        "why",
+    )
+
+    def __init__(
+        self, settings: Settings, now: float, changed: Callable[[Breaker, State], None]
+    ) -> None:
+        self._settings = settings
+        self._changed = changed
+        self._window = Window(settings.window)
+        self._given = 0
+        """Trials under way or passed."""
+        self._passed = 0
+        self.state = State.CLOSED
+        self.since = now
+        """Clock seconds of the last transition."""
+        self.why = ""
+        """The last transition's reason, in words for people."""
+        self.permit = 1
+        """What tries of the present state carry; another one after each transition."""
+        self.refuses = False
+        """Open, or half-open with every trial given out: no try may begin."""
+
+    def __repr__(self) -> str:
+        return f"<Breaker {self.state.name.lower()}: {self._window!r}>"
+
+    @property
+    def wakes(self) -> float:
+        """When, in clock seconds, an open circuit lets trials through."""
+        return self.since + self._settings.open
+
+    def apply(self, settings: Settings, now: float) -> None:
+        """Take new thresholds; the state stays. What they say of an open or half-open circuit holds at once."""
+        before, self._settings = self._settings, settings
+        if settings.window != before.window:
+            self._window = Window(settings.window)
+        if self.state is State.OPEN:
+            self.wake(now)
+        elif self.state is State.HALF_OPEN:
+            self._weigh(now)
+
+    def wake(self, now: float) -> None:
+        """Let trials through if the time for that has come. To be called at `wakes`; early or late does no harm."""
+        if self.state is State.OPEN and now >= self.wakes:
+            self._move(Cause.WAITED, now, f"open for {self._settings.open:g} s")
+
+    def admit(self, now: float) -> int:
+        """A permit for a try that begins now, to be brought back by exactly one of `succeeded`, `failed` and `lost`;
+        REFUSED, which is false, if it must not begin.
+        """
+        if self.state is State.CLOSED:
+            return self.permit
+        self.wake(now)
+        if self.refuses:
+            return REFUSED
+        self._given += 1
+        permit = self.permit
+        self._look()
+        return permit
+
+    def succeeded(self, permit: int, now: float) -> None:
+        """The try was answered."""
+        if permit != self.permit:
+            return
+        if self.state is State.CLOSED:
+            self._window.succeeded(now)
+        else:
+            self._passed += 1
+            self._weigh(now)
+
+    def failed(self, permit: int, now: float) -> None:
+        """The try has failed."""
+        if permit != self.permit:
+            return
+        if self.state is State.HALF_OPEN:
+            self._move(Cause.RELAPSED, now, "a trial failed")
+            return
+        window, settings = self._window, self._settings
+        window.failed(now)
+        if window.reached(settings.error_ratio, settings.min_requests):
+            words = f"{window.failures} of {window.tries} tries failed in {window.span:g} s"
+            self._move(Cause.TRIPPED, now, words)
+
+    def lost(self, permit: int) -> None:
+        """The try has ended without a verdict, as when its client has left: a trial gives its place back."""
+        if permit == self.permit and self.state is State.HALF_OPEN:
+            self._given -= 1
+            self._look()
+
+    def _weigh(self, now: float) -> None:
+        """Close a half-open circuit if enough trials have passed."""
+        wanted = self._settings.half_open_requests
+        if self._passed >= wanted:
+            self._move(Cause.RECOVERED, now, f"{wanted} of {wanted} trials passed")
+        else:
+            self._look()
+
+    def _move(self, cause: Cause, now: float, why: str) -> None:
+        before = self.state
+        after = TABLE.get((before, cause))
+        if after is None:
+            return
+        self.state = after
+        self.since = now
+        self.why = why
+        self.permit += 1
+        self._given = self._passed = 0
+        self._window.clear()
+        self.refuses = after is State.OPEN
+        self._changed(self, before)
+
+    def _look(self) -> None:
+        """Find out whether a half-open circuit has a place left."""
+        refuses = self._given >= self._settings.half_open_requests
+        if refuses is not self.refuses:
+            self.refuses = refuses
+            self._changed(self, self.state)

@@ -1,0 +1,60 @@
+"""How many of the last seconds' tries have failed: a count in buckets, in constant memory.
+
+Rules of this file: pure, time is an argument. The window slides by a tenth of its length, so what it holds is between nine
+and ten tenths of it; a clock that stands still or steps back adds to the bucket that is filled now.
+"""
+
+from __future__ import annotations
+
+BUCKETS = 10
+
+
+class Window:
+    """Tries, and failures among them, of the last `span` seconds."""
+
+    __slots__ = ("_at", "_bad", "_per_second", "_seen", "_turn", "failures", "span", "tries")
+
+    def __init__(self, span: float) -> None:
+        self.span = span
+        self._per_second = BUCKETS / span
+        self._turn = 0
+        """Number of the bucket that is filled, counted from the clock's zero."""
+        self.clear()
+
+    def __repr__(self) -> str:
+        return f"<Window {self.span:g} s: {self.failures} of {self.tries} failed>"
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.tries = 0
+        self.failures = 0
+        self._at = 0
+        self._seen = [0] * BUCKETS
+        self._bad = [0] * BUCKETS
+
+    def succeeded(self, now: float) -> None:
+        """Count a try that did not fail."""
+        turn = int(now * self._per_second)
+        if turn > self._turn:
+            self._slide(turn)
+        self._seen[self._at] += 1
+        self.tries += 1
+
+    def failed(self, now: float) -> None:
+        """Count a try that failed."""
+        self.succeeded(now)
+        self._bad[self._at] += 1
+        self.failures += 1
+
+    def reached(self, ratio: float, least: int) -> bool:
+        """Whether there are at least `least` tries and at least `ratio` of them have failed."""
+        return self.tries >= least and self.failures >= ratio * self.tries
+
+    def _slide(self, turn: int) -> None:
+        """Empty the buckets that have left the window."""
+        for _ in range(min(turn - self._turn, BUCKETS)):
+            at = self._at = (self._at + 1) % BUCKETS
+            self.tries -= self._seen[at]
+            self.failures -= self._bad[at]
+            self._seen[at] = self._bad[at] = 0
+        self._turn = turn

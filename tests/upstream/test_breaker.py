@@ -1,0 +1,361 @@
+"""The circuit breaker: its table, its trials, its thresholds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gateway.upstream.breaker import REFUSED, TABLE, Breaker, Cause, State
+from gateway.upstream.window import BUCKETS, Window
+
+
+@dataclass(frozen=True)
+class Circuit:
+    error_ratio: float = 0.5
+    min_requests: int = 4
+    window: float = 10.0
+    open: float = 5.0
+    half_open_requests: int = 3
+
+
+@dataclass
+class Heard:
+    """What a breaker has told."""
+
+    moves: list[tuple[State, State]] = field(default_factory=list)
+    calls: int = 0
+
+    def __call__(self, breaker: Breaker, before: State) -> None:
+        self.calls += 1
+        if breaker.state is not before:
+            self.moves.append((before, breaker.state))
+
+
+def closed(circuit: Circuit = Circuit()) -> tuple[Breaker, Heard]:
+    heard = Heard()
+    return Breaker(circuit, 0.0, heard), heard
+
+
+def opened(circuit: Circuit = Circuit()) -> tuple[Breaker, Heard]:
+    breaker, heard = closed(circuit)
+    for _ in range(circuit.min_requests):
+        breaker.failed(breaker.admit(0.0), 0.0)
+    assert breaker.state is State.OPEN
+    return breaker, heard
+
+
+# ── the table ──
+
+
+def test_the_table_says_all_that_can_happen() -> None:
+    moves = {pair: TABLE.get(pair) for pair in product(State, Cause)}
+    assert {pair: after for pair, after in moves.items() if after is not None} == {
+        (State.CLOSED, Cause.TRIPPED): State.OPEN,
+        (State.OPEN, Cause.WAITED): State.HALF_OPEN,
+        (State.HALF_OPEN, Cause.RECOVERED): State.CLOSED,
+        (State.HALF_OPEN, Cause.RELAPSED): State.OPEN,
+    }
+
+
+def test_the_states_bear_the_numbers_of_the_metric() -> None:
+    assert [int(State.CLOSED), int(State.HALF_OPEN), int(State.OPEN)] == [0, 1, 2]
+
+
+# ── closed ──
+
+
+def test_too_many_failures_open_it_and_it_says_how_many() -> None:
+    breaker, heard = closed()
+    for outcome in "fsf":
+        permit = breaker.admit(1.0)
+        (breaker.failed if outcome == "f" else breaker.succeeded)(permit, 1.0)
+    assert breaker.state is State.CLOSED
+    breaker.failed(breaker.admit(2.0), 2.0)
+    assert breaker.state is State.OPEN
+    assert breaker.since == 2.0
+    assert breaker.why == "3 of 4 tries failed in 10 s"
+    assert heard.moves == [(State.CLOSED, State.OPEN)]
+
+
+def test_a_share_of_failures_below_the_ratio_leaves_it_closed() -> None:
+    breaker, _ = closed(Circuit(error_ratio=0.5, min_requests=3))
+    for number in range(300):
+        report = breaker.failed if number % 3 == 2 else breaker.succeeded
+        report(breaker.admit(1.0), 1.0)
+    assert breaker.state is State.CLOSED
+
+
+def test_failures_that_have_left_the_window_do_not_count() -> None:
+    breaker, _ = closed()
+    for _ in range(3):
+        breaker.failed(breaker.admit(0.0), 0.0)
+    breaker.failed(breaker.admit(10.5), 10.5)
+    assert breaker.state is State.CLOSED
+
+
+def test_a_verdict_that_nobody_can_give_counts_for_nothing() -> None:
+    breaker, _ = closed(Circuit(min_requests=1))
+    breaker.lost(breaker.admit(0.0))
+    assert breaker.state is State.CLOSED
+    assert not breaker.refuses
+
+
+# ── open ──
+
+
+def test_nothing_is_let_through_while_it_is_open() -> None:
+    breaker, _ = opened()
+    assert breaker.refuses
+    assert breaker.admit(4.99) == REFUSED
+    assert breaker.state is State.OPEN
+
+
+def test_outcomes_of_tries_that_began_before_it_opened_move_nothing() -> None:
+    breaker, heard = closed()
+    late = [breaker.admit(0.0) for _ in range(6)]
+    for permit in late[:4]:
+        breaker.failed(permit, 0.0)
+    breaker.failed(late[4], 1.0)
+    assert breaker.since == 0.0
+    breaker.wake(5.0)
+    assert breaker.state is State.HALF_OPEN
+    breaker.failed(late[5], 5.0)
+    breaker.lost(late[5])
+    breaker.succeeded(late[5], 5.0)
+    assert breaker.state is State.HALF_OPEN
+    assert heard.moves == [(State.CLOSED, State.OPEN), (State.OPEN, State.HALF_OPEN)]
+    assert sum(breaker.admit(5.0) != REFUSED for _ in range(10)) == 3
+
+
+# ── half-open ──
+
+
+def test_of_many_tries_at_once_exactly_as_many_as_are_written_get_through() -> None:
+    breaker, heard = opened(Circuit(half_open_requests=3))
+    permits = [breaker.admit(5.0) for _ in range(100)]
+    assert [permit != REFUSED for permit in permits] == [True] * 3 + [False] * 97
+    assert breaker.refuses
+    calls = heard.calls
+    for permit in permits[:3]:
+        assert breaker.state is State.HALF_OPEN
+        assert breaker.admit(6.0) == REFUSED
+        breaker.succeeded(permit, 6.0)
+    assert breaker.state is State.CLOSED
+    assert breaker.why == "3 of 3 trials passed"
+    assert not breaker.refuses
+    assert heard.calls == calls + 1
+
+
+def test_one_failed_trial_opens_it_again_for_as_long_and_the_others_are_not_heard() -> None:
+    breaker, heard = opened()
+    first, second, third = (breaker.admit(5.0) for _ in range(3))
+    breaker.succeeded(first, 6.0)
+    breaker.failed(second, 6.0)
+    assert (breaker.state, breaker.since, breaker.wakes) == (State.OPEN, 6.0, 11.0)
+    breaker.succeeded(third, 6.0)
+    assert breaker.admit(10.9) == REFUSED
+    assert breaker.admit(11.0) != REFUSED
+    assert heard.moves[1:] == [
+        (State.OPEN, State.HALF_OPEN),
+        (State.HALF_OPEN, State.OPEN),
+        (State.OPEN, State.HALF_OPEN),
+    ]
+
+
+def test_a_trial_whose_client_has_left_gives_its_place_to_another() -> None:
+    breaker, _ = opened(Circuit(half_open_requests=1))
+    permit = breaker.admit(5.0)
+    assert breaker.refuses
+    breaker.lost(permit)
+    assert not breaker.refuses
+    breaker.succeeded(breaker.admit(5.0), 5.0)
+    assert breaker.state is State.CLOSED
+
+
+def test_whoever_is_told_hears_of_every_change_of_what_is_refused() -> None:
+    seen: list[bool] = []
+    breaker = Breaker(
+        Circuit(min_requests=1, half_open_requests=1),
+        0.0,
+        lambda breaker, before: seen.append(breaker.refuses),
+    )
+    breaker.failed(breaker.admit(0.0), 0.0)
+    breaker.wake(5.0)
+    permit = breaker.admit(5.0)
+    breaker.lost(permit)
+    breaker.succeeded(breaker.admit(5.0), 5.0)
+    assert seen == [True, False, True, False, True, False]
+
+
+# ── other thresholds ──
+
+
+def test_other_thresholds_hold_at_once_and_the_state_stays() -> None:
+    breaker, _ = opened()
+    breaker.apply(replace(Circuit(), open=60.0), 1.0)
+    assert (breaker.state, breaker.wakes) == (State.OPEN, 60.0)
+    breaker.apply(replace(Circuit(), open=1.0), 1.5)
+    assert breaker.state is State.HALF_OPEN
+    breaker.succeeded(breaker.admit(1.5), 1.5)
+    breaker.apply(replace(Circuit(), half_open_requests=1), 2.0)
+    assert breaker.state is State.CLOSED
+
+
+def test_a_lower_ratio_opens_it_with_the_next_failure() -> None:
+    breaker, _ = closed(Circuit(error_ratio=0.9, min_requests=2))
+    for _ in range(5):
+        breaker.succeeded(breaker.admit(0.0), 0.0)
+    breaker.apply(Circuit(error_ratio=0.1, min_requests=2), 0.0)
+    breaker.failed(breaker.admit(0.0), 0.0)
+    assert breaker.state is State.OPEN
+
+
+def test_more_trials_make_room_and_fewer_take_it() -> None:
+    breaker, _ = opened(Circuit(half_open_requests=1))
+    breaker.admit(5.0)
+    assert breaker.refuses
+    breaker.apply(Circuit(half_open_requests=2), 5.0)
+    assert not breaker.refuses
+    breaker.apply(Circuit(half_open_requests=1), 5.0)
+    assert breaker.refuses
+
+
+# ── all of it, against a model ──
+
+
+class Machine(RuleBasedStateMachine):
+    """Any order of tries, outcomes and waiting: the breaker is where a simple model says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.circuit = Circuit()
+        self.now = 0.0
+        self.heard = Heard()
+        self.breaker = Breaker(self.circuit, 0.0, self.heard)
+        self.state = State.CLOSED
+        self.since = 0.0
+        self.under_way: list[int] = []
+        self.stale: list[int] = []
+        self.passed = 0
+        self.counted: list[tuple[float, bool]] = []
+
+    def move(self, state: State) -> None:
+        self.state, self.since = state, self.now
+        self.stale += self.under_way
+        self.under_way = []
+        self.passed = 0
+        self.counted = []
+
+    @rule()
+    def ask(self) -> None:
+        if self.state is State.OPEN and self.now >= self.since + self.circuit.open:
+            self.move(State.HALF_OPEN)
+        room = self.state is State.CLOSED or (
+            self.state is State.HALF_OPEN
+            and len(self.under_way) + self.passed < self.circuit.half_open_requests
+        )
+        permit = self.breaker.admit(self.now)
+        assert (permit != REFUSED) is room
+        if room:
+            self.under_way.append(permit)
+
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data(), outcome=st.sampled_from(["succeeded", "failed", "lost"]))
+    def end(self, data: st.DataObject, outcome: str) -> None:
+        at = data.draw(st.integers(0, len(self.under_way) - 1))
+        permit = self.under_way.pop(at)
+        if outcome == "lost":
+            self.breaker.lost(permit)
+            return
+        getattr(self.breaker, outcome)(permit, self.now)
+        failed = outcome == "failed"
+        if self.state is State.HALF_OPEN:
+            self.passed += not failed
+            if failed:
+                self.move(State.OPEN)
+            elif self.passed == self.circuit.half_open_requests:
+                self.move(State.CLOSED)
+            return
+        slot = self.circuit.window / BUCKETS
+        self.counted.append((self.now // slot, failed))
+        recent = [bad for at, bad in self.counted if at > self.now // slot - BUCKETS]
+        if (
+            failed
+            and len(recent) >= self.circuit.min_requests
+            and sum(recent) >= self.circuit.error_ratio * len(recent)
+        ):
+            self.move(State.OPEN)
+
+    @precondition(lambda self: self.stale)
+    @rule(outcome=st.sampled_from(["succeeded", "failed", "lost"]))
+    def end_late(self, outcome: str) -> None:
+        permit = self.stale.pop()
+        if outcome == "lost":
+            self.breaker.lost(permit)
+        else:
+            getattr(self.breaker, outcome)(permit, self.now)
+
+    @rule(quarters=st.integers(1, 60))
+    def wait(self, quarters: int) -> None:
+        self.now += quarters / 4
+
+    @rule()
+    def wake(self) -> None:
+        self.breaker.wake(self.now)
+        if self.state is State.OPEN and self.now >= self.since + self.circuit.open:
+            self.move(State.HALF_OPEN)
+
+    @invariant()
+    def agrees(self) -> None:
+        assert self.breaker.state is self.state
+        assert self.breaker.since == self.since
+        full = len(self.under_way) + self.passed >= self.circuit.half_open_requests
+        assert self.breaker.refuses is (
+            self.state is State.OPEN or (self.state is State.HALF_OPEN and full)
+        )
+
+    @invariant()
+    def moves_as_the_table_says(self) -> None:
+        possible = {(before, after) for (before, _), after in TABLE.items()}
+        assert set(self.heard.moves) <= possible
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = hypothesis_settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+# ── the window ──
+
+
+def test_a_window_forgets_after_its_length_and_not_before() -> None:
+    window = Window(10.0)
+    window.failed(100.0)
+    window.succeeded(104.0)
+    window.succeeded(108.9)
+    assert (window.tries, window.failures) == (3, 1)
+    window.succeeded(110.0)
+    assert (window.tries, window.failures) == (3, 0)
+    window.succeeded(1000.0)
+    assert (window.tries, window.failures) == (1, 0)
+
+
+def test_a_clock_that_steps_back_loses_nothing() -> None:
+    window = Window(1.0)
+    window.failed(5.0)
+    window.failed(4.0)
+    assert (window.tries, window.failures) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "least", "reached"), [(0.5, 2, True), (0.6, 2, False), (0.5, 3, False)]
+)
+def test_a_share_is_reached_only_with_enough_tries(ratio: float, least: int, reached: bool) -> None:
+    window = Window(1.0)
+    window.failed(0.0)
+    window.succeeded(0.0)
+    assert window.reached(ratio, least) is reached
