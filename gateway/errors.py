@@ -127,6 +127,20 @@ class UpstreamError(GatewayError):
     """The word of `retry.on` that covers this failure; None: never tried again."""
 
 
+class NoHealthyTarget(UpstreamError):
+    """Every target is down, ejected or draining: nobody was asked."""
+
+    reason, status, title = "no_healthy_target", 503, "No target of the upstream can be used now"
+    proxy_error = "destination_unavailable"
+
+
+class CircuitOpen(UpstreamError):
+    """Too many tries have failed of late: nobody was asked."""
+
+    reason, status, title = "circuit_open", 503, "The upstream is given time to recover"
+    proxy_error = "destination_unavailable"
+
+
 class DnsError(UpstreamError):
     reason, status, title = "dns_error", 502, "The upstream's name could not be resolved"
     proxy_error, retry = "dns_error", "connect"

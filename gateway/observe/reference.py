@@ -45,6 +45,10 @@ ADVICE = {
     "pool_timeout": "All `pool.max` connections to the target were busy for `timeouts.pool_wait`. "
     "The upstream is slower than its traffic, or the pool is too small.",
     "shutting_down": "The gateway drains: it was told to stop.",
+    "no_healthy_target": "Active checks call every target down, or all are ejected or draining. "
+    "`gateway upstreams` says which, why and since when.",
+    "circuit_open": "So many tries have failed of late that none is made for `circuit.open`; then "
+    "a few are let through, and the circuit closes if they pass.",
     "dns_error": "The target's host name has no address, or no name server answered.",
     "connect_refused": "Nothing listens at the target's address, or it can not be reached.",
     "connect_timeout": "No connection (name, TCP and TLS) within `timeouts.connect`.",

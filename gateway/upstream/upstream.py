@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from gateway import errors
 from gateway.upstream import balance
 from gateway.upstream.idle import Connections
 from gateway.upstream.pool import Pool, stamps
@@ -18,10 +19,11 @@ from gateway.upstream.wire import Dialer, Endpoint
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gateway.clock import Clock
     from gateway.config import model
+    from gateway.exchange import Exchange
     from gateway.observe.metrics import UpstreamMeter
     from gateway.upstream.wire import Wire
 
@@ -39,14 +41,85 @@ class Target:
         self.prefix_bytes = self.prefix.encode("ascii")
         self.authority = b"localhost" if self.unix else self.name.encode("ascii")
         self.weight = 1
+        self.labels: Mapping[str, str] = {}
+        self.backup = False
         self.in_flight = 0
         self.clock = clock
         self.connections: Connections
         self.last_byte: Callable[[float], None]
         """Counts a whole response, by the seconds since its request was written."""
 
+        # ── whether it may be picked: whoever changes one of these calls Upstream.refresh ──
+        self.healthy = True
+        """What active checks say; True until one says otherwise."""
+        self.ejected_until = 0.0
+        """Clock seconds; 0.0: not ejected. Time alone ends no ejection: whoever ejects restores."""
+        self.draining = False
+        self.breaker: Gate | None = None
+        """The circuit of this target; None: it has none."""
+        self.since = clock.now()
+        """Clock seconds: when its state last changed."""
+        self.why = ""
+        """Why it is in that state, in short words for people."""
+        self.started = -math.inf
+        """Clock seconds: since when it serves, for slow start; long ago unless it came later than the gateway."""
+
+        # ── what real traffic says ──
+        self.ejections = 0
+        self.failures = 0
+        """Failed tries in a row."""
+        self.ewma = 0.0
+        """Seconds to a response head, smoothed; 0.0: none was seen, or nobody asks."""
+        self.outlier: Watcher | None = None
+        self.limit: Watcher | None = None
+        """An adaptive limit of concurrency."""
+        self.speed: Watcher | None = None
+        """Keeps `ewma`, where the balancer asks for it."""
+
     def __repr__(self) -> str:
         return f"<Target {self.name}: weight {self.weight}, {self.in_flight} in flight, {self.connections.open} open>"
+
+    @property
+    def available(self) -> bool:
+        """Whether it may be picked for any request."""
+        return (
+            self.healthy
+            and not self.draining
+            and not self.ejected_until
+            and (self.breaker is None or not self.breaker.refuses)
+        )
+
+    def succeeded(self, status: int, seconds: float) -> None:
+        """A try was answered with `status`, `seconds` after it was written. Once a try, as `failed`."""
+        if self.outlier is not None:
+            self.outlier.succeeded(self, status, seconds)
+        if self.limit is not None:
+            self.limit.succeeded(self, status, seconds)
+        if self.speed is not None:
+            self.speed.succeeded(self, status, seconds)
+
+    def failed(self, error: errors.GatewayError, seconds: float) -> None:
+        """A try has ended without an answer, `seconds` after it began."""
+        if self.outlier is not None:
+            self.outlier.failed(self, error, seconds)
+        if self.limit is not None:
+            self.limit.failed(self, error, seconds)
+        if self.speed is not None:
+            self.speed.failed(self, error, seconds)
+
+
+class Watcher(Protocol):
+    """Something that learns from how tries end."""
+
+    def succeeded(self, target: Target, status: int, seconds: float) -> None: ...
+
+    def failed(self, target: Target, error: errors.GatewayError, seconds: float) -> None: ...
+
+
+class Gate(Protocol):
+    """What choosing sees of a circuit breaker."""
+
+    refuses: bool
 
 
 class Upstream:
@@ -63,6 +136,9 @@ class Upstream:
         self.host = "pass"
         """pass, target, or a fixed name; `fixed_host` is that name, or None."""
         self.fixed_host: bytes | None = None
+        self.only: Target | None = None
+        """The one target that can be picked; None: there are several, or none. `pick` would return it."""
+        self._open: tuple[Target, ...] = ()
         self._pool: Pool | None = None
         self._former: list[Pool] = []
         """Pools of earlier TLS settings: their sessions close when the upstream does, for requests may be on them."""
@@ -102,6 +178,8 @@ class Upstream:
         for wanted in settings.targets:
             target = known.pop(wanted.url, None) or self._make(wanted.url)
             target.weight = wanted.weight
+            target.labels = getattr(wanted, "labels", {})
+            target.backup = getattr(wanted, "backup", False)
             connections = target.connections
             connections.limit = math.inf if settings.pool.max is None else settings.pool.max
             connections.idle_for = settings.pool.idle
@@ -117,22 +195,34 @@ class Upstream:
         self.fixed_host = (
             None if settings.host in ("pass", "target") else settings.host.encode("ascii")
         )
-        self._single = targets[0] if len(targets) == 1 else None
         # A round of its own: credits of targets that are gone would stay for ever, and pass to whoever gets their id.
         self._choose = (
             balance.RoundRobin().choose
             if settings.balance == "round_robin"
             else balance.two_choices
         )
+        self.refresh()
 
-    def pick(self, tried: Sequence[Target] = ()) -> Target:
-        """The target for the next try: not one of `tried` while another remains."""
-        if self._single is not None:
-            return self._single
-        fresh = (
-            [target for target in self.targets if target not in tried] if tried else self.targets
-        )
-        return self._choose(fresh or self.targets)
+    def refresh(self) -> None:
+        """Find out anew from whom `pick` draws. To be called after any change of a target's state, weight or labels."""
+        self._open = tuple(target for target in self.targets if target.available)
+        self.only = self._open[0] if len(self._open) == 1 else None
+
+    def pick(
+        self, exchange: Exchange | Sequence[Target] | None = None, tried: Sequence[Target] = ()
+    ) -> Target:
+        """The target for the next try: not one of `tried` while another remains.
+
+        Raises errors.NoHealthyTarget.
+        """
+        if self.only is not None:
+            return self.only
+        if isinstance(exchange, (list, tuple)):
+            tried = exchange
+        if not self._open:
+            raise errors.NoHealthyTarget(f"none of the targets of {self.name} can be used")
+        fresh = [target for target in self._open if target not in tried] if tried else self._open
+        return self._choose(fresh or self._open)
 
     async def lease(self, target: Target, timeouts: model.Timeouts) -> Wire:
         """A connection to `target`, rested or new. Raises errors.PoolTimeout and the connect errors."""
