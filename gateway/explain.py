@@ -21,7 +21,7 @@ from gateway.routing.match import asked_method
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from gateway.exchange import Exchange
+    from gateway.exchange import Exchange, Reply
     from gateway.routing.router import Entry
 
 __all__ = ["Considered", "Explanation", "Setting", "explain", "pipeline"]
@@ -123,10 +123,7 @@ def explain(
     Raises ValueError, with a sentence for the user, if that is no request.
     """
     rehearsal = _rehearsal(config)
-    try:
-        exchange = rehearsal.ask(method, url, headers, client_ip)
-    except errors.LoopDetected as error:
-        return Explanation({"method": method, "url": url}, (), error=_error(error))
+    exchange = rehearsal.ask(method, url, headers, client_ip)
     request = {
         "method": method,
         "url": url,
@@ -136,9 +133,19 @@ def explain(
         "client_ip": exchange.client_ip,
         "listener": exchange.listener,
     }
+    refusal = exchange.refusal
+    if isinstance(refusal, errors.GatewayError):
+        return Explanation(request, (), error=_error(refusal))
+    if refusal is not None:
+        answer = {"kind": "options", "status": refusal.status, "allow": _field(refusal, b"Allow")}
+        return Explanation(request, (), answer=answer)
     redirect = rehearsal.redirected(exchange)
     if redirect is not None:
-        answer = {"kind": "redirect_to_https", "status": redirect.status, "to": _location(redirect)}
+        answer = {
+            "kind": "redirect_to_https",
+            "status": redirect.status,
+            "to": _field(redirect, b"Location"),
+        }
         return Explanation(request, (), answer=answer)
     try:
         route = rehearsal.match(exchange)
@@ -166,14 +173,13 @@ def _matched(
     sent, error = None, None
     retry: tuple[str, ...] = ()
     answer = _answer(route, rehearsal.config)
-    if isinstance(route.answer, effective.Forward):
-        retry = tuple(_retry(route, exchange))
-        try:
-            outgoing = rehearsal.outgoing(exchange, route, answer["upstream"])
-        except errors.GatewayError as refused:
-            error = _error(refused)
-        else:
-            sent = _sent(outgoing, route, answer)
+    try:
+        rehearsal.limit(exchange, route)
+        if isinstance(route.answer, effective.Forward):
+            retry = tuple(_retry(route, exchange))
+            sent = _sent(rehearsal.outgoing(exchange, route, answer["upstream"]), route, answer)
+    except errors.GatewayError as refused:
+        error = _error(refused)
     return Explanation(
         request,
         tuple(_considered(rehearsal, exchange, route)),
@@ -251,8 +257,8 @@ def _error(error: errors.GatewayError, readings: Iterable[str] = ()) -> dict[str
     }
 
 
-def _location(reply: Any) -> str:
-    value: bytes = reply.get(b"Location") or b""
+def _field(reply: Reply, name: bytes) -> str:
+    value = reply.get(name) or b""
     return value.decode("utf-8", "surrogateescape")
 
 

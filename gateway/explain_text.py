@@ -55,8 +55,10 @@ def _verdict(explanation: Explanation, paint: _Paint) -> Iterator[str]:
         yield paint(f"✗ {error['status']} {error['reason']}", "refused") + f": {error['detail']}"
         yield from (f"  {name}: {value}" for name, value in error["headers"])
         yield from (f"  {reading}" for reading in error["readings"])
-    if explanation.answer.get("kind") == "redirect_to_https":
-        answer = explanation.answer
+    answer = explanation.answer
+    if answer.get("kind") == "options":
+        yield f"→ {answer['status']}, Allow: {answer['allow']} (Max-Forwards: it goes no further)"
+    if answer.get("kind") == "redirect_to_https":
         yield f"→ {answer['status']} to {answer['to']} (redirect_to_https of the listener)"
 
 

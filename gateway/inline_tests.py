@@ -70,8 +70,6 @@ def _problems(rehearsal: Rehearsal, test: model.InlineTest) -> list[str]:
         )
     except ValueError as error:
         return [f"request: {error}"]
-    except errors.LoopDetected as error:
-        return list(_compare(test.expect, _Seen(status=error.status, reason=error.reason)))
     return list(_compare(test.expect, _walk(rehearsal, exchange)))
 
 
@@ -80,10 +78,13 @@ def _problems(rehearsal: Rehearsal, test: model.InlineTest) -> list[str]:
 
 def _walk(rehearsal: Rehearsal, exchange: Exchange) -> _Seen:
     """As far as the request goes without a network."""
-    redirect = rehearsal.redirected(exchange)
-    if redirect is not None:
-        return _answered(redirect, _Seen())
     config = rehearsal.config
+    refusal = exchange.refusal
+    if isinstance(refusal, errors.GatewayError):
+        return _failed(refusal, exchange, _Seen(), config.errors, config.server.name)
+    reply = refusal or rehearsal.redirected(exchange)
+    if reply is not None:
+        return _answered(reply, _Seen())
     try:
         route = rehearsal.match(exchange)
     except errors.GatewayError as error:

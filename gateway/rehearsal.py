@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway import headers, outbound
-from gateway.client import Clients, address, host_of
-from gateway.exchange import Exchange
+from gateway import errors, headers, outbound, refusals
+from gateway.client import Clients, address
+from gateway.exchange import Exchange, Reply
 from gateway.routing.rewrite import compile_host, compile_rewrite
 from gateway.routing.router import Router
 from gateway.routing.template import percent_encode
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gateway.config import effective, model
-    from gateway.exchange import Reply
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE | re.DOTALL)
 _AUTHORITY = re.compile(r"(?:[^\s:@\[\]/\\]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
@@ -73,34 +72,59 @@ class Rehearsal:
     ) -> Exchange:
         """The exchange of such a request from such a peer, identified.
 
-        Raises ValueError for what is no request, and errors.LoopDetected.
+        What the gateway answers before it looks at routes is its `refusal`: an error, or the Reply
+        to an OPTIONS that goes no further. Raises ValueError for what is no request.
         """
         scheme, authority, target = _split(url)
         if not _FIELD.fullmatch(method):
             raise ValueError(f"{method!r} is not a method")
         if client_ip != "unix" and address(client_ip) is None:
             raise ValueError(f"{client_ip!r} is not an IP address")
-        given = [(name, value) for name, value in fields if name.lower() != "content-length"]
+        given = list(fields)
         for name, value in given:
             if not _FIELD.fullmatch(name) or not headers.clean(_raw(value), 0):
                 raise ValueError(f"the header {name!r} is not valid")
         own = next((value for name, value in given if name.lower() == "host"), authority)
-        if body:
-            given.append(("Content-Length", str(len(body))))
         if not any(name.lower() == "host" for name, _ in given):
             given.insert(0, ("Host", own))
         exchange = Exchange()
         exchange.method, exchange.target = method, target
         exchange.path, _, exchange.query = target.partition("?")
-        exchange.raw_headers = tuple((_raw(name), _raw(value)) for name, value in given)
-        exchange.headers = CIMultiDictProxy(CIMultiDict(given))
-        exchange.authority, exchange.scheme, exchange.peer = own, scheme, client_ip
-        exchange.host = host_of(own)
-        exchange.length, exchange.has_body = len(body), bool(body)
+        exchange.scheme, exchange.peer = scheme, client_ip
         exchange.route = cast("Any", SimpleNamespace(name="_none"))
         exchange.listener = self._listener(scheme, authority).name
-        self._clients.identify(exchange)
+        self._read(exchange, given, body)
+        if refusals.is_host(own):
+            exchange.authority = own
+        try:
+            self._clients.identify(exchange)
+        except errors.LoopDetected as error:
+            exchange.refusal = exchange.refusal or error
         return exchange
+
+    def _read(self, exchange: Exchange, given: list[tuple[str, str]], body: bytes) -> None:
+        """Fields and framing, as a socket would have told them."""
+        raw = tuple((_raw(name), _raw(value)) for name, value in given)
+        try:
+            refusals.check(exchange.method, exchange.target, raw, self.config.server.limits)
+        except errors.GatewayError as error:
+            exchange.refusal = error
+        named = CIMultiDict(given)
+        if body and "Transfer-Encoding" not in named:
+            # The body that is there decides, whatever length was written.
+            named.popall("Content-Length", None)
+            named.add("Content-Length", str(len(body)))
+            raw = tuple((_raw(name), _raw(value)) for name, value in named.items())
+        exchange.raw_headers, exchange.headers = raw, CIMultiDictProxy(named)
+        if named.get("Transfer-Encoding"):
+            exchange.length, exchange.has_body = None, True
+        else:
+            length = headers.content_length(_raw(named.get("Content-Length", "0")))
+            exchange.length, exchange.has_body = length or 0, bool(length)
+        if exchange.refusal is None and refusals.goes_no_further(
+            exchange.method, named.get("Max-Forwards", "")
+        ):
+            exchange.refusal = Reply(204, [b"Allow: %b\r\n" % refusals.FORWARDABLE.encode()])
 
     def _listener(self, scheme: str, authority: str) -> model.Listener:
         """The listener that such a URL leads to: by its port, else the first that fits its
@@ -136,6 +160,14 @@ class Rehearsal:
         route, exchange.captures, exchange.target = self.router.match(exchange)
         exchange.route = cast("Any", SimpleNamespace(name=route.name))
         return route
+
+    @staticmethod
+    def limit(exchange: Exchange, route: effective.Route) -> None:
+        """Raises errors.BodyTooLarge for a body that says it is larger than the route takes."""
+        from gateway.middleware import body_limit  # noqa: PLC0415 - imports all of it
+
+        unused: Any = None
+        body_limit.wrap(route, cast("Any", lambda _: None), unused)(exchange)
 
     def outgoing(self, exchange: Exchange, route: effective.Route, upstream: str) -> Outgoing:
         """What the upstream would be sent. Raises errors.BadRequest."""

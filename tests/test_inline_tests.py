@@ -110,6 +110,21 @@ expect: {route: site, status: 405}
     """request: {get: "https://api.example.com/next/", headers: {Host: www.example.com}}
 expect: {route: site, status: 404}
 """,
+    """request: {method: TRACE, url: "https://api.example.com/orders/7"}
+expect: {status: 405, reason: method_not_allowed, headers: {Allow: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"}}
+""",
+    """request: {get: "https://api.example.com/orders/7", headers: {Host: "a b"}}
+expect: {status: 400, reason: bad_request}
+""",
+    """request: {post: "https://api.example.com/orders/7", headers: {Content-Length: "5"}}
+expect: {status: 413, reason: body_too_large, route: orders}
+""",
+    """request: {post: "https://api.example.com/orders/7", headers: {Content-Length: "4", Transfer-Encoding: chunked}}
+expect: {status: 400, reason: bad_request}
+""",
+    """request: {method: OPTIONS, url: "https://api.example.com/orders/7", headers: {Max-Forwards: "0"}}
+expect: {status: 204}
+""",
 ]
 
 
