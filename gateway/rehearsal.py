@@ -167,7 +167,7 @@ class Rehearsal:
         from gateway.middleware import body_limit  # noqa: PLC0415 - imports all of it
 
         unused: Any = None
-        body_limit.wrap(route, cast("Any", lambda _: None), unused)(exchange)
+        _ = body_limit.wrap(route, cast("Any", lambda _: None), unused)(exchange)
 
     def outgoing(self, exchange: Exchange, route: effective.Route, upstream: str) -> Outgoing:
         """What the upstream would be sent. Raises errors.BadRequest."""
