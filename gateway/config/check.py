@@ -12,8 +12,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway import errors as reasons
-from gateway.config import effective, model, placeholders, references
+from gateway.config import effective, expectations, model, placeholders, references
 from gateway.config.addresses import FRAMING, looks_like_url
 from gateway.config.nodes import Seq, Text
 from gateway.config.policies import upgrade_problem
@@ -44,8 +43,7 @@ def check(config: effective.Config, parts: Parts, routes: Routes, context: Conte
         _answer(entry, route, context)
         policies.check(entry, route)
     for entry in parts.tests:
-        if entry.values is not None:
-            _inline_test(entry, config, parts, context)
+        expectations.check(entry, config, parts, context)
     _conflicts(config, context)
     if not parts.routes:
         raw = next((entry.raw for entry in parts.sections.values()), None)
@@ -238,6 +236,8 @@ def _targets_differ(entry: Entry, upstream: model.Upstream, key: str, context: C
 def _names_differ(routes: Routes, parts: Parts, context: Context) -> None:
     seen: dict[str, Entry] = {}
     for entry, route in routes:
+        if entry.in_doubt and not entry.values.name:
+            continue  # what it would be called is not known
         first = seen.setdefault(route.name, entry)
         if first is not entry:
             hint = "" if entry.values.name else ": give each a name"
@@ -312,10 +312,12 @@ class _Policies:
 
     def check(self, entry: Entry, route: effective.Route) -> None:
         """One route."""
+        known = "path" not in entry.left_out
         paths: frozenset[str] | None = None
         for keys, text in placeholders.texts(route):
             for name in placeholders.names(text):
-                paths = placeholders.of_path(route.match.path) if paths is None else paths
+                if paths is None and known:
+                    paths = placeholders.of_path(route.match.path)
                 found = placeholders.problem(name, paths)
                 if found is not None:
                     self.add(entry, route, keys, found)
@@ -407,27 +409,3 @@ def _header_problems(route: effective.Route) -> Iterator[tuple[tuple[str, ...], 
                 elif way == "request" and name.lower() == "host":
                     message = "write rewrite: {host: …}, or host: in the upstream"
                     yield ("headers", way, key, name), message
-
-
-# ── inline tests ────────────────────────────────────────────────────────────────────────────────
-
-
-def _inline_test(entry: Entry, config: effective.Config, parts: Parts, context: Context) -> None:
-    expect: model.TestExpect = entry.values.expect
-    names = [route.name for route in config.routes]
-    known_routes = {*names, *(str(one.raw.get("name", "")) for one in parts.routes if one.raw)}
-    if expect.route is not None and expect.route not in known_routes:
-        message = f"there is no route {expect.route!r}{nearest(expect.route, names, names)}"
-        context.add(entry.raw, entry.path, ("expect", "route"), message)
-    upstreams = {*config.upstreams, *parts.upstreams}
-    if expect.upstream is not None and expect.upstream not in upstreams:
-        message = f"there is no upstream {expect.upstream!r}{nearest(expect.upstream, upstreams, upstreams)}"
-        context.add(entry.raw, entry.path, ("expect", "upstream"), message)
-    words = reasons.reasons()
-    if expect.reason is not None and expect.reason not in words:
-        message = f"{expect.reason!r} is no reason{nearest(expect.reason, words)}"
-        context.add(entry.raw, entry.path, ("expect", "reason"), message)
-    forwarded = {"upstream", "upstream_path", "upstream_headers"} & expect.model_fields_set
-    if expect.status is not None and forwarded:
-        message = "a forwarded request has no status here: no upstream is asked"
-        context.add(entry.raw, entry.path, ("expect", "status"), message)

@@ -35,6 +35,13 @@ class Entry:
     path: str
     values: Any
     key: effective.Place | None = None
+    left_out: frozenset[str] = frozenset()
+    """Keys that are wrong, so that the model is without them."""
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it is not known what this route matches."""
+        return not self.left_out.isdisjoint(written.MATCH)
 
     @property
     def key_place(self) -> effective.Place:
@@ -107,7 +114,8 @@ class Loading:
         self.parts.sections[key] = Entry(value, key, self.context.read(kind, value, key))
 
     def _entry(self, entries: list[Entry], kind: type[Model], raw: Any, path: str) -> None:
-        entries.append(Entry(raw, path, self.context.read(kind, raw, path)))
+        values = self.context.read(kind, raw, path)
+        entries.append(Entry(raw, path, values, left_out=self.context.left_out))
 
     def _unknown(self, document: Map, key: str, message: str) -> None:
         self.context.problems.append(effective.Problem(document.key_place(key), key, message))
@@ -182,7 +190,7 @@ class Loading:
             observability=parts.section("observability", model.Observability()),
             errors=parts.section("errors", model.Errors()),
             upstreams=upstreams,
-            routes=tuple(route for _, route in routes),
+            routes=tuple(route for entry, route in routes if not entry.in_doubt),
             tests=tuple(entry.values for entry in tests),
             files=tuple(self.sources.files),
             digest=self.sources.digest,

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from gateway.config.forms import Model
 
 M = TypeVar("M", bound="Model")
-_MEANING = frozenset(("path", "host", "methods", "when", "priority", "targets", "use"))
-"""Keys that decide what the others are about: a route without its `path` would tie with others that it never meets."""
+_MEANING = frozenset(("targets", "use"))
+"""Keys that decide what the others are about."""
 
 
 class Context:
@@ -30,12 +30,15 @@ class Context:
         self.problems = problems
         self.warnings: list[Problem] = []
         self.comments: list[Text] = []
+        self.left_out: frozenset[str] = frozenset()
+        """Keys that the model read last does without: they are wrong."""
 
     def read(self, kind: type[M], raw: Any, path: str) -> M | None:
         """A model of what is written. What is wrong is among the problems then, and left out of the model, so that the
         rest is checked in the same go; None if nothing can be said without it.
         """
         made: M | None = None
+        self.left_out = frozenset()
         try:
             made = kind.model_validate(raw, context=self)
         except ValidationError as error:
@@ -49,11 +52,25 @@ class Context:
                 problem = _problem(one, raw, path)
                 found.setdefault((problem.place, problem.path), problem)
             self.problems.extend(found.values())
-            made = _what_is_right(kind, raw, errors)
+            made = self._what_is_right(kind, raw, errors)
         for written in self.comments:
             self._commented(written, raw, path)
         self.comments.clear()
         return made
+
+    def _what_is_right(self, kind: type[M], raw: Any, errors: list[Any]) -> M | None:
+        """What is written less the keys that are wrong; None if without them it would mean something else."""
+        if not isinstance(raw, Map):
+            return None
+        wrong = [entry_of(raw, str(one["loc"][0])) if one["loc"] else None for one in errors]
+        self.left_out = frozenset(key for key in wrong if key is not None)
+        if None in wrong or self.left_out & _MEANING:
+            return None
+        rest = raw.like({key: value for key, value in raw.items() if key not in self.left_out})
+        try:
+            return kind.model_validate(rest, context=Context([]))
+        except ValidationError:
+            return None
 
     def _commented(self, written: Text, raw: Any, path: str) -> None:
         comment = written.comment or ""
@@ -73,20 +90,6 @@ class Context:
     def warn(self, raw: Any, path: str, keys: tuple[str | int, ...], message: str) -> None:
         """A warning at a key below what is written."""
         self.warnings.append(Problem(*locate(raw, path, keys), message))
-
-
-def _what_is_right(kind: type[M], raw: Any, errors: list[Any]) -> M | None:
-    """What is written less the keys that are wrong; None if without them it would mean something else."""
-    if not isinstance(raw, Map):
-        return None
-    wrong = {entry_of(raw, str(one["loc"][0])) if one["loc"] else None for one in errors}
-    if None in wrong or wrong & _MEANING:
-        return None
-    rest = raw.like({key: value for key, value in raw.items() if key not in wrong})
-    try:
-        return kind.model_validate(rest, context=Context([]))
-    except ValidationError:
-        return None
 
 
 def locate(
