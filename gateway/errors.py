@@ -117,6 +117,13 @@ class ShuttingDown(Overload):
     proxy_error = "destination_unavailable"
 
 
+class Overloaded(Overload):
+    """The event loop is late, and requests of this importance are refused first (`server.overload`)."""
+
+    reason, status, title = "overloaded", 503, "The gateway is overloaded"
+    proxy_error = "destination_unavailable"
+
+
 Retry = Literal["connect", "reset_before_response", "first_byte"]
 
 
@@ -203,6 +210,13 @@ class WebSocketTimeout(GatewayError):
     """A WebSocket that was idle or old; never a status, only a close."""
 
     reason, status, title = "websocket_timeout", 101, "The WebSocket was idle or too old"
+    proxy_error = None
+
+
+class FaultInjected(GatewayError):
+    """Nothing failed: `fault.abort` of the route says so. Its status is the configured one, see `middleware/fault.py`."""
+
+    reason, status, title = "fault_injected", 503, "A fault was injected"
     proxy_error = None
 
 

@@ -9,6 +9,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.clock import Clock, Timer
     from gateway.observe.metrics import Metrics
 
@@ -17,11 +19,13 @@ EVERY = 0.1
 
 
 class LoopLag:
-    """Measures by how much a timer of the running loop is late."""
+    """Measures by how much a timer of the running loop is late, and tells whoever acts on it."""
 
     def __init__(self, clock: Clock, metrics: Metrics) -> None:
         self._clock = clock
         self._metrics = metrics
+        self.heard: Callable[[float], None] | None = None
+        """Called with every sample, in seconds."""
         self._timer: Timer | None = None
         self._due = 0.0
 
@@ -43,5 +47,8 @@ class LoopLag:
         self._timer = self._clock.call_later(EVERY, self._sample)
 
     def _sample(self) -> None:
-        self._metrics.loop_lag.observe(max(0.0, self._clock.now() - self._due))
+        late = max(0.0, self._clock.now() - self._due)
+        self._metrics.loop_lag.observe(late)
         self._next()
+        if self.heard is not None:
+            self.heard(late)

@@ -49,6 +49,8 @@ ADVICE = {
     "`gateway upstreams` says which, why and since when.",
     "circuit_open": "So many tries have failed of late that none is made for `circuit.open`; then "
     "a few are let through, and the circuit closes if they pass.",
+    "overloaded": "The event loop was late for longer than `server.overload` allows, and the route's "
+    "`importance` is one of those that are refused then. `gateway_event_loop_lag_seconds` shows it.",
     "dns_error": "The target's host name has no address, or no name server answered.",
     "connect_refused": "Nothing listens at the target's address, or it can not be reached.",
     "connect_timeout": "No connection (name, TCP and TLS) within `timeouts.connect`.",
@@ -64,6 +66,7 @@ ADVICE = {
     "response_too_large": "The upstream's response head is larger than can be passed on.",
     "websocket_timeout": "A WebSocket was idle for `websocket.idle` or older than "
     "`websocket.max_age`; it was closed.",
+    "fault_injected": "The route's `fault.abort` refused a share of its requests on purpose.",
     "internal_error": "A mistake in the gateway itself. The service log has the traceback, under "
     "the same request id.",
 }
@@ -167,6 +170,7 @@ def _entry(word: str, error: type[GatewayError]) -> str:
 
 def _status(word: str, error: type[GatewayError]) -> str:
     told = {
+        "fault_injected": "as configured",
         "client_closed": "499, in logs and metrics only",
         "websocket_timeout": "101, for it has gone out long before",
         "upstream_body_timeout": "that of the head that is out; the body breaks off",

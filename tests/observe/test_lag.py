@@ -34,3 +34,15 @@ async def test_the_running_loop_is_named_in_the_build_info() -> None:
     module = type(asyncio.get_running_loop()).__module__
     assert metrics.loop == ("uvloop" if "uvloop" in module else "asyncio")
     assert f'loop="{metrics.loop}"' in metrics.exposition(None)[0].decode()
+
+
+async def test_whoever_acts_on_the_lag_hears_every_sample() -> None:
+    clock, heard = FakeClock(), list[float]()
+    lag = LoopLag(clock, Metrics(model.Metrics()))
+    lag.heard = heard.append
+    lag.start()
+    clock.advance(EVERY + 0.3)
+    clock.advance(EVERY)
+    lag.stop()
+    assert len(heard) == 2
+    assert heard[0] >= 0.3
