@@ -6,14 +6,16 @@ The rules are those of `model.py`.
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from gateway.config.addresses import Count, HeaderName, HeaderValue, Method, PathText
 from gateway.config.forms import NULL, Model, around, built_in
+from gateway.config.later import keys
 from gateway.config.nodes import Map, Seq, Text
-from gateway.config.scalars import Duration, HostPattern, Network, Trap, refuse
+from gateway.config.scalars import Duration, HostPattern, Network, Trap, read_text, refuse
 from gateway.config.texts import FilePath, Regex, Watched
 
 
@@ -88,13 +90,27 @@ class Match(Model):
     priority: int = Field(0, description="the highest wins before anything else is compared")
 
 
+def _bare(value: object) -> str:
+    word = read_text(value, "the name of a placeholder such as client_ip or cookie.id")
+    bare = word.removeprefix("{").removesuffix("}")
+    if not re.fullmatch(r"[a-z_.0-9-]+", bare):
+        raise refuse(f"{word!r} is no placeholder: write one such as client_ip or cookie.id")
+    return bare
+
+
 class Branch(Model):
     """One arm of a `split`."""
 
-    later = frozenset({"labels", "sticky_by"})
+    later = keys("branch")
 
     upstream: str = Field(description="its name")
     weight: Count = Field(description="its share, compared with the others'")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="of its targets; none: those that no other branch takes"
+    )
+    sticky_by: Annotated[str, BeforeValidator(_bare)] | None = Field(
+        None, description="the same value, the same branch: client_ip, cookie.id; for all branches"
+    )
 
 
 class Static(Model):

@@ -27,7 +27,7 @@ from typing import (
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, model_validator
 
 from gateway.config.nodes import Map, Seq, Text, braces, sequence
-from gateway.config.scalars import Trap, parse_int, refuse
+from gateway.config.scalars import KeyTrap, Trap, parse_int, refuse
 from gateway.config.words import nearest
 
 Reader: TypeAlias = Callable[[Any], Any]
@@ -54,7 +54,9 @@ class Model(BaseModel):
     short: ClassVar[str | None] = None
     """The key that a value written in place of the mapping stands for."""
     later: ClassVar[frozenset[str]] = frozenset()
-    """Keys of the language that this version does not have."""
+    """Keys of the language that this version does not have: refused even where a field stands for them."""
+    exclusive: ClassVar[tuple[str, ...]] = ()
+    """Keys of which an inner layer's choice puts the outer layers' aside."""
     elsewhere: ClassVar[dict[str, str]] = {}
     """Keys of other sections that people look for here, with the place where they belong."""
     _readers: ClassVar[dict[str, tuple[str, Reader]] | None] = None
@@ -79,7 +81,7 @@ class Model(BaseModel):
 
     @classmethod
     def _wanted(cls, value: object) -> str:
-        keys = ", ".join(cls.table())
+        keys = ", ".join(key for key in cls.table() if key not in cls.later)
         written = "a list" if isinstance(value, Seq) else repr(str(value))
         return f"a mapping is wanted, not {written}; its keys: {keys}"
 
@@ -101,7 +103,7 @@ class Model(BaseModel):
             return f"{key} is not supported yet"
         if key in cls.elsewhere:
             return f"{key} does not belong here: {cls.elsewhere[key]}"
-        known = list(cls.table())
+        known = [name for name in cls.table() if name not in cls.later]
         return f"{key!r} is not known here{nearest(key, [*known, *cls.later], known)}"
 
     @model_validator(mode="before")
@@ -118,9 +120,13 @@ class Model(BaseModel):
             raise refuse(f"a plain {{ starts a mapping in YAML: put it in quotes, '{word}'")
         table = cls.table()
         read: dict[str, Any] = {}
+        later = cls.later
         for key, item in cls.adjusted(value).items():
             entry = table.get(key)
-            read[key] = Trap(cls.unknown(key)) if entry is None else entry[1](item)
+            if entry is None or key in later:
+                read[key] = KeyTrap(cls.unknown(key))
+            else:
+                read[key] = entry[1](item)
         return read
 
     @classmethod

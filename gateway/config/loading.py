@@ -294,7 +294,7 @@ class _Assembling:
         return made
 
     def _upstream(self, name: str, own: Layer, *, anonymous: bool) -> effective.Upstream:
-        settings = model.Upstream.model_construct(set(), targets=(), **_UPSTREAM_DEFAULTS)
+        settings = model.Upstream.model_construct(set(), **_UPSTREAM_DEFAULTS)
         layers = [own] if self.defaults is None else [self.defaults, own]
         for layer in layers:
             settings = merge(settings, layer.values, layer.raw)
@@ -359,22 +359,26 @@ class _Assembling:
         raw = entry.raw["to"]
         if len(words) == 1 and not isinstance(raw, Seq) and not looks_like_url(words[0]):
             # An unknown name is told by references.
-            return effective.Forward(
-                (model.Branch.model_construct(upstream=str(words[0]), weight=1),)
-            )
+            return effective.Forward((_whole(str(words[0])),))
         # The URLs have been checked where the route was read.
         targets = masking.below("targets", raw)
         upstream = model.Upstream.model_validate(targets)
         made = self._upstream(name, Layer("route", upstream, targets), anonymous=True)
         self.anonymous[name] = made
-        return effective.Forward((model.Branch.model_construct(upstream=name, weight=1),))
+        return effective.Forward((_whole(name),))
 
 
 _UPSTREAM_DEFAULTS = {
     name: info.get_default(call_default_factory=True)
     for name, info in model.Upstream.model_fields.items()
-    if name != "targets"
 }
+
+
+def _whole(upstream: str) -> model.Branch:
+    """The one branch of `to:`."""
+    return model.Branch.model_construct(
+        {"upstream"}, upstream=upstream, weight=1, labels={}, sticky_by=None
+    )
 
 
 def _match(route: written.Route) -> model.Match:

@@ -40,12 +40,20 @@ def merge(base: M, over: Model, raw: Any) -> M:
     values = dict(base.__dict__)
     written = set(base.model_fields_set)
     fields = type(base).model_fields
+    _put_aside(values, over)
     for name in over.model_fields_set:
         if name in fields:
             below = raw.get(name) if isinstance(raw, Map) else None
             values[name] = _merged(values[name], getattr(over, name), below)
             written.add(name)
     return cast("M", type(base).model_construct(written, **values))
+
+
+def _put_aside(values: dict[str, Any], over: Model) -> None:
+    """Of keys that exclude each other the inner layer's choice stands alone."""
+    if any(getattr(over, name) and name in over.model_fields_set for name in over.exclusive):
+        for name in over.exclusive:
+            values[name] = type(over).model_fields[name].default
 
 
 def _merged(base: Any, over: Any, raw: Any) -> Any:

@@ -1,6 +1,6 @@
 """The whole file format as frozen models: a field's description is its documentation.
 
-Rules of this file and of `policies.py` and `answers.py`, which it shows as one: names and meanings
+Rules of this file and of `policies.py`, `upstreams.py` and `answers.py`, which it shows as one: names and meanings
 are those that users type. Nothing here reads a file, merges layers or looks at another section:
 `loading` does the first, `merge` the second, `check` the third. `None` means `off` or `unlimited`;
 what was written is told from what is built in by `model_fields_set`. Seconds are floats, sizes are
@@ -30,54 +30,90 @@ from gateway.config.answers import (
     When,
 )
 from gateway.config.forms import Model, around, built_in
+from gateway.config.later import keys
 from gateway.config.policies import (
-    Balance,
+    Abort,
     Body,
+    Buffer,
+    Compare,
+    Deadline,
+    Delay,
     Errors,
+    Fault,
     HeaderEdits,
     Headers,
+    Hedge,
+    Mirror,
     Page,
     Policies,
-    Pool,
     QueryEdits,
     RegexRewrite,
     ResponseHeaderEdits,
     Retry,
     Rewrite,
-    Target,
     Timeouts,
-    Upstream,
-    UpstreamTls,
     WebSocket,
 )
+from gateway.config.ranges import Period, Quantile, StatusRange
 from gateway.config.scalars import ByteRate, Duration, Network, Share, Size, refuse
 from gateway.config.texts import FilePath, Secret
+from gateway.config.upstreams import (
+    Balance,
+    Circuit,
+    Concurrency,
+    Discover,
+    Eject,
+    Expect,
+    Health,
+    Pool,
+    Sticky,
+    Target,
+    Upstream,
+    UpstreamTls,
+    hash_key,
+)
 
 if TYPE_CHECKING:
     from gateway.config.nodes import Map, Seq, Text
 
 __all__ = [
+    "Abort",
     "AccessLog",
     "Admin",
     "Balance",
     "Bind",
     "Body",
     "Branch",
+    "Buffer",
+    "Circuit",
+    "Compare",
+    "Concurrency",
+    "Deadline",
+    "Delay",
+    "Discover",
+    "Eject",
     "Errors",
+    "Expect",
+    "Fault",
     "HeaderEdits",
     "Headers",
+    "Health",
+    "Hedge",
     "InlineTest",
     "Limits",
     "Listener",
     "LogFields",
     "Match",
     "Metrics",
+    "Mirror",
     "Model",
     "Observability",
+    "Overload",
     "Page",
     "PathPattern",
     "Policies",
     "Pool",
+    "Quantile",
     "QueryEdits",
     "Redirect",
     "RedirectToHttps",
@@ -91,6 +127,8 @@ __all__ = [
     "Server",
     "Shutdown",
     "Static",
+    "StatusRange",
+    "Sticky",
     "Target",
     "TestExpect",
     "TestRequest",
@@ -100,6 +138,7 @@ __all__ = [
     "ValueTest",
     "WebSocket",
     "When",
+    "hash_key",
 ]
 
 
@@ -150,10 +189,24 @@ def _one(value: int) -> int:
 Workers = Annotated[Count, AfterValidator(_one)]
 
 
+class Overload(Model):
+    """When the gateway itself is too slow, requests of little importance are answered 503."""
+
+    loop_lag: Period = Field(0.25, description="how late the event loop may be")
+    for_: Duration = Field(2.0, alias="for", description="for how long, before it counts")
+    shed: tuple[Literal["low", "normal"], ...] = Field(
+        ("low",), description="routes of which importance, lowest first"
+    )
+
+
+SHORTEST_SECRET = 16
+"""Characters: what is shorter can be guessed by who has seen one signature."""
+
+
 class Server(Model):
     """What holds for all requests."""
 
-    later = frozenset({"secret", "overload", "reload"})
+    later = keys("server") | {"reload"}
 
     name: str = Field("gateway", description="in Proxy-Status, Via and Server")
     workers: Workers = Field(1, description="processes; 1 is supported")
@@ -170,6 +223,12 @@ class Server(Model):
     underscore_headers: Literal["keep", "drop", "reject"] = Field(
         "drop", description="what to do with fields such as X_Y"
     )
+    secret: tuple[Secret, ...] = Field(
+        (), description="signs cookies; of a list the first signs and each is accepted"
+    )
+    overload: Overload | None = Field(
+        default_factory=built_in(Overload), description="which requests are refused when it lags"
+    )
     limits: Limits = Field(default_factory=built_in(Limits), description="of clients")
     shutdown: Shutdown = Field(default_factory=built_in(Shutdown), description="how it ends")
 
@@ -177,6 +236,15 @@ class Server(Model):
     def _one_word(self) -> Self:
         if not addresses.is_token(self.name):
             raise refuse(f"name: {self.name!r} must be one word of letters, digits, - and .")
+        return self
+
+    @model_validator(mode="after")
+    def _long_secrets(self) -> Self:
+        if any(len(secret) < SHORTEST_SECRET for secret in self.secret):
+            raise refuse(
+                f"secret: at least {SHORTEST_SECRET} characters are wanted: "
+                "write what `openssl rand -hex 32` prints into a file, and ${file:…} here"
+            )
         return self
 
 

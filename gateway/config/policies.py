@@ -1,32 +1,29 @@
-"""Policies, which may stand in `defaults`, upstreams (some), profiles and routes; and upstreams.
+"""Policies, which may stand in `defaults`, upstreams (some), profiles and routes.
 
 The rules are those of `model.py`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from gateway.config.addresses import (
-    Count,
-    HeaderName,
-    HeaderValue,
-    Method,
-    Status,
-    Token,
-    UpstreamHost,
-    Url,
-    is_token,
-)
-from gateway.config.forms import Model, around, built_in
-from gateway.config.scalars import ByteRate, Duration, Share, Size, refuse
+from gateway.config.addresses import HeaderName, HeaderValue, Method, Status, Token, is_token
+from gateway.config.forms import TRUE, Model, around, built_in
+from gateway.config.later import keys
+from gateway.config.nodes import Map, Seq, Text
+from gateway.config.ranges import Percent, Period, Quantile, TimeOrQuantile
+from gateway.config.scalars import ByteRate, Duration, Share, Size, Trap, read_text, refuse
 from gateway.config.texts import FilePath, Regex, Watched
 from gateway.config.words import nearest
 
-if TYPE_CHECKING:
-    from gateway.config.nodes import Map, Seq, Text
+UPSTREAM_ONLY = (
+    *("balance", "sticky", "slow_start", "health", "eject", "panic", "circuit", "concurrency"),
+    *("pool", "tls", "targets", "discover"),
+)
+"""Keys of upstreams that no route, profile or policy has."""
 
 
 class Page(Model):
@@ -198,23 +195,134 @@ class WebSocket(Model):
     max_age: Duration | None = Field(None, description="then it is closed")
 
 
+class Buffer(Model):
+    """Whole bodies in memory, so that a slow client does not hold a worker of the upstream."""
+
+    request: Size | None = Field(
+        None, description="gathered up to this size before a target is chosen"
+    )
+    response: Size | None = Field(None, description="read ahead of a slow client up to this size")
+
+    @classmethod
+    def full_form(cls, value: Text | Seq) -> Map:
+        """One size for both ways."""
+        if not isinstance(value, Text) or (value in TRUE and value.plain):
+            raise refuse("a size such as 1MiB is wanted, or {request: 1MiB, response: 1MiB}")
+        return around(value, {"request": value, "response": value})
+
+    @classmethod
+    def adjusted(cls, value: Map) -> Map:
+        """Here the absence of a limit would not be the same as off."""
+        endless = {
+            key: Trap("a buffer has a size: write one such as 1MiB, or off")
+            for key, item in value.items()
+            if key in cls.model_fields and isinstance(item, Text) and item == "unlimited"
+        }
+        return value.like({**value, **endless}) if endless else value
+
+
+class Deadline(Model):
+    """The time that is left of `timeouts.total`, in a field of the request."""
+
+    short = "header"
+
+    header: HeaderName = Field(
+        "X-Request-Timeout-Ms", description="carries milliseconds, from trusted callers and on"
+    )
+    trust: Literal["trusted_proxies", "all", "none"] = Field(
+        "trusted_proxies", description="whose own deadline is kept when it is shorter"
+    )
+
+
+class Hedge(Model):
+    """A second try beside the first, for requests that may be repeated; the first answer counts."""
+
+    short = "after"
+
+    after: TimeOrQuantile = Field(
+        Quantile(0.95), description="how long the first may take: a time, or p95 of late"
+    )
+    max: Annotated[int, Field(ge=1, le=5)] = Field(1, description="tries beside the first")
+
+
+def _ignored(value: object) -> str:
+    word = read_text(value, "a part of the answer such as header.date")
+    kind, _, name = word.partition(".")
+    if word in ("status", "body") or (kind == "header" and is_token(name)):
+        return f"header.{name.lower()}" if name else word
+    if kind == "body" and re.fullmatch(r"\$(\.[^.\[\]\s]+|\[(\d+|\*)\])+", name):
+        return word
+    raise refuse(
+        f"{word!r} is no part of an answer: write status, body, header.NAME or body.$.KEY.KEY"
+    )
+
+
+class Compare(Model):
+    """Whether the mirror's answer is the same as the one that the client got."""
+
+    short = "ignore"
+
+    ignore: tuple[Annotated[str, BeforeValidator(_ignored)], ...] = Field(
+        (), description="what may differ: status, body, header.NAME, body.$.KEY, body.$.LIST[*]"
+    )
+
+
+class Mirror(Model):
+    """Copies of requests to another upstream, whose answers nobody waits for."""
+
+    short = "upstream"
+
+    upstream: str = Field(description="its name")
+    percent: Percent = Field(100.0, description="of the requests")
+    compare: Compare | None = Field(None, description="count answers that differ")
+
+
+class Delay(Model):
+    """Requests that wait first."""
+
+    short = "time"
+
+    time: Period = Field(description="how long")
+    percent: Percent = Field(100.0, description="of the requests")
+
+
+class Abort(Model):
+    """Requests that fail."""
+
+    short = "status"
+
+    status: Annotated[int, Field(ge=400, le=599)] = Field(description="of the answer")
+    percent: Percent = Field(100.0, description="of the requests")
+
+
+class Fault(Model):
+    """Delays and failures on purpose, to see what others make of them."""
+
+    delay: Delay | None = Field(None, description="a time, or {time, percent}")
+    abort: Abort | None = Field(None, description="a status, or {status, percent}")
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.model_fields_set:
+            raise refuse("nothing happens: write delay: 2s, or abort: 503")
+        return self
+
+
 class Policies(Model):
     """What a route may set for itself or inherit."""
 
-    later = frozenset(
+    later = keys("policies") | frozenset(
         (
             *("auth", "allow", "rate_limit", "cors", "security_headers", "hsts", "csrf"),
-            *("compress", "cache", "hedge", "deadline", "buffer", "validate", "mirror"),
-            *("importance", "slo", "fault", "plugins", "forward_credentials"),
+            *("compress", "cache", "validate", "slo", "plugins", "forward_credentials"),
         )
     )
     elsewhere: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(("balance", "pool", "tls", "targets"), "write it in an upstream"),
+        **dict.fromkeys(UPSTREAM_ONLY, "write it in an upstream"),
         **dict.fromkeys(
-            ("sticky", "slow_start", "health", "eject", "panic", "circuit", "concurrency"),
+            keys("upstream") & set(UPSTREAM_ONLY),
             "it belongs to upstreams, where it is not supported yet",
         ),
-        "discover": "it belongs to upstreams, where it is not supported yet",
         "upstream": "write to: NAME",
     }
 
@@ -233,91 +341,13 @@ class Policies(Model):
     upgrade: tuple[Token, ...] = Field((), description="other protocols to let through")
     access_log: bool = Field(True, description="whether requests are logged")
     errors: Errors = Field(default_factory=built_in(Errors), description="what failures look like")
-
-
-# ── upstreams ───────────────────────────────────────────────────────────────────────────────────
-
-
-class Target(Model):
-    """One address of an upstream."""
-
-    short = "url"
-    later = frozenset({"labels", "backup"})
-
-    url: Url = Field(description="http://HOST:PORT, https://HOST or unix:PATH")
-    weight: Count = Field(1, description="its share, compared with the others'")
-
-
-class Pool(Model):
-    """Connections that an upstream keeps."""
-
-    short = "max"
-
-    max: Count | None = Field(100, description="connections to one target")
-    idle: Duration = Field(4.0, description="an unused one is closed after this")
-    max_age: Duration | None = Field(None, description="none is older than this")
-
-
-class UpstreamTls(Model):
-    """TLS towards https targets."""
-
-    verify: bool = Field(True, description="whether certificates are checked")
-    ca: FilePath | None = Field(None, description="certificates to trust, in place of the system's")
-    cert: FilePath | None = Field(None, description="the gateway's own certificate")
-    key: FilePath | None = Field(None, description="its key")
-    server_name: str | None = Field(None, description="the name to ask for and to check")
-
-
-_LATER_BALANCE = ("random", "least_requests", "ewma")
-
-
-def _balance(value: object) -> object:
-    word = str(value)
-    if word in ("p2c", "round_robin"):
-        return word
-    if word in _LATER_BALANCE or word.startswith("hash:"):
-        raise refuse(f"{word} is not supported yet: write p2c or round_robin")
-    raise refuse(f"{word} is no way to balance: write p2c or round_robin")
-
-
-Balance = Annotated[Literal["p2c", "round_robin"], BeforeValidator(_balance)]
-
-
-class Upstream(Model):
-    """A named group of targets and how one is chosen."""
-
-    short = "targets"
-    later = frozenset(
-        (
-            *("sticky", "slow_start", "health", "eject", "panic", "circuit", "concurrency"),
-            *("discover", "buffer", "deadline", "hedge"),
-        )
-    )
-    elsewhere = dict.fromkeys(
-        (
-            *("body", "headers", "rewrite", "websocket", "upgrade", "access_log", "errors"),
-            *("path", "methods", "when", "use", "priority"),
-        ),
-        "write it in the route",
-    )
-
-    @classmethod
-    def full_form(cls, value: Text | Seq) -> Map:
-        """A URL or a list of them."""
-        return around(value, {"targets": value})
-
-    targets: Annotated[tuple[Target, ...], Field(min_length=1)] = Field(
-        description="URLs, or {url, weight}"
-    )
-    balance: Balance = Field("p2c", description="p2c or round_robin")
-    pool: Pool = Field(default_factory=built_in(Pool), description="connections")
-    host: UpstreamHost = Field("pass", description="the Host it sees: pass, target or a name")
-    tls: UpstreamTls = Field(default_factory=built_in(UpstreamTls), description="towards targets")
-    timeouts: Timeouts = Field(
-        default_factory=built_in(Timeouts), description="how long to wait for what"
-    )
-    retry: Retry | None = Field(
-        default_factory=built_in(Retry), description="when a request is sent again"
+    buffer: Buffer = Field(default_factory=built_in(Buffer), description="whole bodies in memory")
+    deadline: Deadline | None = Field(None, description="tell upstreams how much time is left")
+    hedge: Hedge | None = Field(None, description="a second try before the first has failed")
+    mirror: Mirror | None = Field(None, description="copies of requests to another upstream")
+    fault: Fault | None = Field(None, description="delays and failures on purpose")
+    importance: Literal["low", "normal", "high"] = Field(
+        "normal", description="what is shed first when the gateway is overloaded"
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from gateway.config.effective import Problem
 from gateway.config.nodes import Map, Seq, Text, entry_of
-from gateway.config.scalars import Trap
+from gateway.config.scalars import KeyTrap, Trap
 
 if TYPE_CHECKING:
     from gateway.config.effective import Place
@@ -139,7 +139,7 @@ def _problem(found: Any, raw: Any, path: str) -> Problem:
     if found["type"] == "missing":
         place, where = locate(raw, path, loc[:-1])
         return Problem(place, where, f"{loc[-1]} is missing")
-    at_key = found["type"] == "extra_forbidden" or loc[-1:] == ("[key]",)
+    at_key = isinstance(found["input"], KeyTrap) or loc[-1:] == ("[key]",)
     place, where = locate(raw, path, loc, at_key=at_key)
     return Problem(place, where, _message(found))
 

@@ -32,6 +32,12 @@ class Trap:
         self.message = message
 
 
+class KeyTrap(Trap):
+    """The same for a value whose key is the mistake."""
+
+    __slots__ = ()
+
+
 def refuse(message: str) -> PydanticCustomError:
     """The error of a value that is not what it should be."""
     return PydanticCustomError("value", "{message}", {"message": message})

@@ -2,7 +2,7 @@
 
 Rules of this file: what `load` accepts, the schema accepts, in whatever version of YAML the editor reads (`off` is a text in
 1.2 and false in 1.1). It may accept more: a text with `${…}` in it may stand for anything, and rules across fields are told
-by `gateway check`.
+by `gateway check`. Keys that are refused for now are left out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from gateway.config import answers, model, policies, written
+from gateway.config import answers, model, policies, upstreams, written
 from gateway.config.forms import Model
 from gateway.config.scalars import EXPANDED
 
@@ -59,8 +59,12 @@ class _Generator(GenerateJsonSchema):
         kind = schema["cls"]
         if not issubclass(kind, Model):
             return made
+        for key in kind.later:
+            made.get("properties", {}).pop(key, None)
         if kind is answers.TestRequest:
             return _test_request(made)
+        if kind is upstreams.Upstream:
+            _targets_or_discover(made)
         forms = _short_forms(kind, made.get("properties", {}))
         if not forms:
             return made
@@ -110,6 +114,10 @@ def _short_forms(kind: type[Model], properties: dict[str, Any]) -> list[dict[str
         return [dict(_TEXT), {"type": "array", "items": dict(_TEXT), "minItems": 1}]
     if kind is policies.Body:
         return [_only(properties["max"])]
+    if kind is policies.Buffer:
+        return [_only(properties["request"])]
+    if kind is upstreams.Upstream:
+        return [_only(properties["targets"])]
     forms = [_only(properties[kind.short])] if kind.short is not None else []
     if not any(field.is_required() for field in kind.model_fields.values()):
         forms.append({"enum": [*_ON, *_OFF]} if kind is not written.Document else {})
@@ -119,6 +127,11 @@ def _short_forms(kind: type[Model], properties: dict[str, Any]) -> list[dict[str
 def _only(found: dict[str, Any]) -> dict[str, Any]:
     """A property's schema without what is said about the property."""
     return {key: item for key, item in found.items() if key not in ("description", "default")}
+
+
+def _targets_or_discover(made: JsonSchemaValue) -> None:
+    keys = [key for key in ("targets", "discover") if key in made["properties"]]
+    made["anyOf"] = [{"required": [key]} for key in keys]
 
 
 def _test_request(made: JsonSchemaValue) -> JsonSchemaValue:

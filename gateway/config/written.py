@@ -13,7 +13,7 @@ from gateway.config import model
 from gateway.config.addresses import Method, check_url, looks_like_url
 from gateway.config.forms import Model, built_in
 from gateway.config.nodes import Seq, Text, sequence
-from gateway.config.scalars import HostPattern, Trap
+from gateway.config.scalars import Duration, HostPattern, Share, Trap
 from gateway.config.texts import Watched
 
 if TYPE_CHECKING:
@@ -49,16 +49,33 @@ class Profile(model.Policies):
 class Defaults(model.Policies):
     """Policies of every route, and what upstreams have in common."""
 
-    later: ClassVar[frozenset[str]] = model.Policies.later | model.Upstream.later
+    later: ClassVar[frozenset[str]] = model.Policies.later | (model.Upstream.later - {"discover"})
     elsewhere: ClassVar[dict[str, str]] = {
         **dict.fromkeys(
             ("name", "use", *MATCH, *ANSWERS, "compose"),
             "defaults hold policies only; write it in the route",
         ),
-        "targets": "write it in an upstream",
+        **dict.fromkeys(("targets", "discover"), "write it in an upstream"),
     }
 
     balance: model.Balance = Field("p2c", description="how upstreams choose a target")
+    sticky: model.Sticky | None = Field(None, description="the same target for the same client")
+    slow_start: Duration | None = Field(
+        None, description="how long a target that comes back takes to get its whole share"
+    )
+    health: model.Health | None = Field(
+        None, description="checks of upstreams, and how often; a path that is asked for"
+    )
+    eject: model.Eject | None = Field(
+        default_factory=built_in(model.Eject), description="leave out targets that fail"
+    )
+    panic: Share | None = Field(
+        0.5, description="with a smaller share of targets left, ejections are set aside"
+    )
+    circuit: model.Circuit | None = Field(None, description="send nothing while too much fails")
+    concurrency: model.Concurrency | None = Field(
+        None, description="requests that a target has at once"
+    )
     pool: model.Pool = Field(
         default_factory=built_in(model.Pool), description="connections that upstreams keep"
     )

@@ -73,11 +73,6 @@ def test_a_route_has_exactly_one_answer(answers: str, fix: str) -> None:
     assert fix in messages(f"routes: [{{path: /a, {answers}}}]")
 
 
-def test_an_upstream_that_is_discovered_misses_no_targets() -> None:
-    (line,) = refused("upstreams: {u: {discover: {dns: h}}}\nroutes: [{to: u}]")
-    assert line.endswith("discover is not supported yet")
-
-
 def test_more_than_one_worker_is_told_beside_other_mistakes() -> None:
     lines = refused(f"server: {{workers: 4, secret: x}}\n{ROUTE}")
     assert len(lines) == 2
@@ -126,27 +121,21 @@ def test_places_that_differ_are_free() -> None:
 
 LATER = {
     "": "auth rate_limits stores plugins",
-    "server": "secret overload reload",
+    "server": "reload",
     "listeners.0": "tls proxy_protocol",
     "admin": "write",
     "observability": "tracing",
     "defaults": (
-        "auth allow rate_limit cors security_headers hsts csrf compress cache hedge deadline buffer "
-        "validate mirror importance slo fault plugins forward_credentials sticky slow_start health "
-        "eject panic circuit concurrency discover"
+        "auth allow rate_limit cors security_headers hsts csrf compress cache validate slo plugins "
+        "forward_credentials"
     ),
-    "profiles.p": "auth allow rate_limit cors security_headers compress buffer deadline hedge",
-    "upstreams.u": (
-        "sticky slow_start health eject panic circuit concurrency discover buffer deadline hedge"
-    ),
-    "upstreams.u.targets.0": "labels backup",
+    "profiles.p": "auth allow rate_limit cors security_headers compress",
     "routes.0": (
-        "auth allow rate_limit cors security_headers hsts csrf compress cache hedge deadline buffer "
-        "validate mirror importance slo fault plugins forward_credentials compose"
+        "auth allow rate_limit cors security_headers hsts csrf compress cache validate slo plugins "
+        "forward_credentials compose"
     ),
     "routes.0.body": "mode",
     "routes.0.websocket": "per_consumer max_message",
-    "routes.0.split.0": "labels sticky_by",
     "tests.0.request": "auth claims consumer",
 }
 
@@ -184,11 +173,6 @@ def test_a_key_of_a_later_version_is_refused_as_such(section: str, key: str) -> 
     ("text", "fix"),
     [
         ("server: {workers: 4}", "more than one worker is not supported yet: write 1"),
-        ("upstreams: {u: {targets: ['http://h'], balance: ewma}}", "ewma is not supported yet"),
-        (
-            "upstreams: {u: {targets: ['http://h'], balance: 'hash:{header.x}'}}",
-            "hash:{header.x} is not supported yet",
-        ),
         ("upstreams: {u: {targets: ['http://h'], balance: robin}}", "no way to balance"),
         ("version: 2", "version: 1 is the only one"),
         ("profiles: {p: {use: [a]}}", "profiles hold policies only"),

@@ -1,0 +1,74 @@
+"""Keys of the language whose models stand, and which are refused until what they ask for is there.
+
+To open a key: delete its line here, in the commit that makes it work, then `make schema golden` and
+read the difference. That is all: the models, the checks, the defaults and the texts are in place. A
+key that is listed is refused as "not supported yet", is missing from the schema and from what
+`fmt --expand` shows; its built-in value is in the effective settings all the same.
+
+Rules of this file: one key a line, `SECTION.KEY`, under a line that says what it is for (so that two
+branches that open neighbours do not conflict). A section is the `section` of a model in `upstreams`,
+`policies`, `answers` or `model`; `balance` lists words, not keys.
+"""
+
+from __future__ import annotations
+
+WAITING: frozenset[str] = frozenset(
+    (
+        # Balancing: words of `balance:`, of which the last takes a placeholder.
+        "balance.random",
+        # Fewest requests in flight.
+        "balance.least_requests",
+        # Time to first byte, weighted.
+        "balance.ewma",
+        # Consistent hash with bounded load.
+        "balance.hash",
+        # The same client goes to the same target, by a signed cookie.
+        "upstream.sticky",
+        # What signs it.
+        "server.secret",
+        # A target that comes back gets its share bit by bit.
+        "upstream.slow_start",
+        # Subsets of targets.
+        "target.labels",
+        # Targets for when the others are down.
+        "target.backup",
+        # A branch of a split that takes a subset.
+        "branch.labels",
+        # The same client takes the same branch.
+        "branch.sticky_by",
+        # Active checks.
+        "upstream.health",
+        # Passive ejection.
+        "upstream.eject",
+        # Too few are left: ejections are set aside.
+        "upstream.panic",
+        # Breakers.
+        "upstream.circuit",
+        # Limits of requests under way, and their queue.
+        "upstream.concurrency",
+        # Targets by DNS, SRV, file or environment.
+        "upstream.discover",
+        # Targets that DNS finds are spoken to over TLS.
+        "discover.scheme",
+        # Whole bodies in memory, in front of synchronous workers.
+        "policies.buffer",
+        # The time that is left, upstream and from trusted callers.
+        "policies.deadline",
+        # A second try before the first has failed.
+        "policies.hedge",
+        # Copies of requests to another upstream.
+        "policies.mirror",
+        # Delays and failures on purpose.
+        "policies.fault",
+        # Which routes are shed first.
+        "policies.importance",
+        # When they are.
+        "server.overload",
+    )
+)
+
+
+def keys(section: str) -> frozenset[str]:
+    """The keys of a section that are refused for now."""
+    start = f"{section}."
+    return frozenset(key.removeprefix(start) for key in WAITING if key.startswith(start))

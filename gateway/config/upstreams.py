@@ -1,0 +1,339 @@
+"""Upstreams: their targets, how one is chosen, and how it is known who answers.
+
+The rules are those of `model.py`. What `null` or `off` means for a key is said by its type: without
+`| None` there is nothing to switch off.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from gateway.config import later as waiting
+from gateway.config.addresses import (
+    Count,
+    HeaderName,
+    HeaderValue,
+    Method,
+    RealPort,
+    UpstreamHost,
+    Url,
+    is_token,
+)
+from gateway.config.forms import Model, around, built_in
+from gateway.config.later import keys
+from gateway.config.policies import Buffer, Deadline, Hedge, Retry, Timeouts
+from gateway.config.ranges import Percent, Period, Statuses, StatusRange
+from gateway.config.scalars import EXPANDED, Duration, Share, read_text, refuse
+from gateway.config.texts import FilePath
+from gateway.config.words import nearest
+
+if TYPE_CHECKING:
+    from gateway.config.nodes import Map, Seq, Text
+
+# ── targets ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Target(Model):
+    """One address of an upstream."""
+
+    short = "url"
+    later = keys("target")
+
+    url: Url = Field(description="http://HOST:PORT, https://HOST or unix:PATH")
+    weight: Count = Field(1, description="its share, compared with the others'")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="name: text, for branches that take a subset"
+    )
+    backup: bool = Field(False, description="only for when the others are down")
+
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Discover(Model):
+    """Where targets are found, and found again while the gateway runs. Exactly one of the first four."""
+
+    later = keys("discover")
+
+    dns: str | None = Field(None, description="a name; each of its addresses is a target")
+    srv: str | None = Field(None, description="the name of SRV records, such as _http._tcp.x.local")
+    file: FilePath | None = Field(None, description="a JSON or YAML list, as `targets` takes it")
+    env: str | None = Field(None, description="the name of a variable that holds URLs")
+    port: RealPort | None = Field(None, description="of the targets, with dns")
+    scheme: Literal["http", "https"] = Field("http", description="of the targets, with dns or srv")
+    refresh: Period = Field(5.0, description="how often is looked again")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [key for key in SOURCES if getattr(self, key) is not None]
+        if len(given) != 1:
+            which = "; not " + " and ".join(given) if given else ""
+            raise refuse(f"exactly one of {', '.join(SOURCES)} is wanted{which}")
+        if self.dns is not None and self.port is None:
+            raise refuse(f"port is missing: write {{dns: {self.dns}, port: 8000}}")
+        if self.dns is None and self.port is not None:
+            raise refuse(f"port goes with dns only: {given[0]} brings its own")
+        if self.scheme != "http" and given[0] in ("file", "env"):
+            raise refuse(f"scheme goes with dns and srv: {given[0]} holds URLs")
+        for key in ("dns", "srv"):
+            _check_name(key, getattr(self, key))
+        if self.env is not None and not _VARIABLE.fullmatch(self.env):
+            raise refuse(f"env: {self.env!r} is no name of a variable: write one such as TARGETS")
+        return self
+
+
+SOURCES = ("dns", "srv", "file", "env")
+
+
+def _check_name(key: str, name: str | None) -> None:
+    if name is None:
+        return
+    if "://" in name or "/" in name or ":" in name:
+        raise refuse(f"{key}: {name!r} is no name: write it without scheme and port")
+    if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?", name):
+        raise refuse(f"{key}: {name!r} is no name such as users.svc.local")
+
+
+class Pool(Model):
+    """Connections that an upstream keeps."""
+
+    short = "max"
+
+    max: Count | None = Field(100, description="connections to one target")
+    idle: Duration = Field(4.0, description="an unused one is closed after this")
+    max_age: Duration | None = Field(None, description="none is older than this")
+
+
+class UpstreamTls(Model):
+    """TLS towards https targets."""
+
+    verify: bool = Field(True, description="whether certificates are checked")
+    ca: FilePath | None = Field(None, description="certificates to trust, in place of the system's")
+    cert: FilePath | None = Field(None, description="the gateway's own certificate")
+    key: FilePath | None = Field(None, description="its key")
+    server_name: str | None = Field(None, description="the name to ask for and to check")
+
+
+# ── choosing ────────────────────────────────────────────────────────────────────────────────────
+
+BALANCES = ("p2c", "round_robin", "random", "least_requests", "ewma")
+
+
+def _ways() -> list[str]:
+    """The ways to balance that are open, with an example where one takes a placeholder."""
+    closed = waiting.keys("balance")
+    ways = [word for word in BALANCES if word not in closed]
+    return ways if "hash" in closed else [*ways, "hash:{client_ip}"]
+
+
+def _balance(value: object) -> str:
+    ways = ", ".join(_ways())
+    word = read_text(value, f"one of {ways}")
+    kind, colon, key = word.partition(":")
+    if kind not in (*BALANCES, "hash") or (colon and kind != "hash"):
+        raise refuse(f"{word} is no way to balance{nearest(word, _ways())}; there are {ways}")
+    if kind in waiting.keys("balance"):
+        raise refuse(f"{word} is not supported yet; there are {ways}")
+    if kind == "hash" and "{" not in key:
+        fix = f"{{{key}}}" if key else "{client_ip}"
+        raise refuse(f"{word} does not say what to hash: write 'hash:{fix}'")
+    return word
+
+
+def _balance_schema() -> WithJsonSchema:
+    either: list[dict[str, object]] = [{"enum": [way for way in _ways() if ":" not in way]}]
+    if "hash" not in waiting.keys("balance"):
+        either.append({"type": "string", "pattern": r"^hash:.*\{.+\}"})
+    return WithJsonSchema(
+        {"anyOf": [*either, {"type": "string", "pattern": EXPANDED}], "examples": _ways()}
+    )
+
+
+Balance = Annotated[str, BeforeValidator(_balance), _balance_schema()]
+"""One of `BALANCES`, or `hash:` and a text with placeholders: see `hash_key`."""
+
+
+def hash_key(balance: str) -> str | None:
+    """The text with placeholders that is hashed; None for the other ways to balance."""
+    return balance.removeprefix("hash:") if balance.startswith("hash:") else None
+
+
+class Sticky(Model):
+    """The same client goes to the same target, by a cookie that `server.secret` signs."""
+
+    short = "cookie"
+
+    cookie: str = Field(description="its name")
+    ttl: Duration | None = Field(None, description="its age; off: until the browser is closed")
+    on_failure: Literal["redistribute", "fail"] = Field(
+        "redistribute", description="its target is down: take another one, or 503"
+    )
+
+    @model_validator(mode="after")
+    def _a_name(self) -> Self:
+        if not is_token(self.cookie):
+            raise refuse(f"cookie: {self.cookie!r} is no name of a cookie: write one such as gw")
+        if self.ttl is not None and self.ttl < 1:
+            raise refuse("ttl: a cookie lives for whole seconds: write 1s or more, or off")
+        return self
+
+
+# ── who answers ─────────────────────────────────────────────────────────────────────────────────
+
+
+class Expect(Model):
+    """What a healthy target answers."""
+
+    short = "status"
+
+    status: Annotated[tuple[Statuses, ...], Field(min_length=1)] = Field(
+        (StatusRange(200, 399),), description="statuses and ranges"
+    )
+    body: str | None = Field(None, description="a text that its first 64 KiB hold")
+
+
+class Health(Model):
+    """Active checks; there are none without `path` or `tcp`."""
+
+    short = "path"
+    exclusive = ("path", "tcp")
+
+    path: str | None = Field(None, description="asked for over HTTP, with its query")
+    tcp: bool = Field(False, description="only connect")
+    method: Method = Field("GET", description="of the request")
+    port: RealPort | None = Field(None, description="in place of the target's")
+    headers: dict[HeaderName, HeaderValue | None] = Field(
+        default_factory=dict, description="of the request"
+    )
+    interval: Period = Field(10.0, description="between two checks, within a tenth")
+    interval_down: Period = Field(1.0, description="the same, while the target is down")
+    timeout: Period = Field(2.0, description="of one check")
+    rise: Count = Field(2, description="checks that pass, and it is up")
+    fall: Count = Field(3, description="checks that fail, and it is down")
+    expect: Expect = Field(
+        default_factory=built_in(Expect), description="statuses; or {status, body}"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.path is not None and self.tcp:
+            raise refuse("health has path or tcp, not both")
+        if self.path is not None and not self.path.startswith("/"):
+            fix = "{tcp: true}" if self.path == "tcp" else f"/{self.path}"
+            raise refuse(f"path: {self.path!r} is no path: write {fix}")
+        if self.path is not None and not re.fullmatch(r"[!-~]+", self.path):
+            raise refuse(f"path: {self.path!r}: blanks and other signs are written with %")
+        return self
+
+
+class Eject(Model):
+    """Targets that fail real requests are left out for a while. On unless it is switched off."""
+
+    short = "consecutive_failures"
+
+    consecutive_failures: Count | None = Field(
+        5, description="connect errors, resets, time-outs of the head, 502, 503 and 504 in a row"
+    )
+    failure_ratio: Share | None = Field(None, description="of the requests in the window")
+    min_requests: Count = Field(20, description="in the window, for the ratio to count")
+    window: Period = Field(30.0, description="what the ratio is taken of")
+    base: Period = Field(10.0, description="the first time out; the n-th is n times as long")
+    max: Period = Field(300.0, description="the longest time out")
+    max_percent: Percent = Field(
+        50.0, description="of the targets are out at most, at least 1 of two or more"
+    )
+
+
+class Circuit(Model):
+    """When too much fails, nothing is sent for a while, and then a few requests to try."""
+
+    short = "error_ratio"
+    later = frozenset({"mode"})
+
+    scope: Literal["target", "upstream"] = Field("target", description="what is cut off")
+    error_ratio: Share = Field(0.5, description="of the requests in the window")
+    min_requests: Count = Field(20, description="in the window, for the ratio to count")
+    window: Period = Field(10.0, description="what the ratio is taken of")
+    open: Period = Field(10.0, description="how long nothing is sent")
+    half_open_requests: Count = Field(3, description="then tried at a time; all must succeed")
+
+
+class Concurrency(Model):
+    """How many requests a target has at once; the others wait in the gateway."""
+
+    short = "per_target"
+    later = frozenset({"mode"})
+
+    per_target: Count | None = Field(None, description="under way at once; the most, if adaptive")
+    queue: Annotated[int, Field(ge=0)] = Field(
+        100, description="requests of the upstream that may wait; beyond it 503 queue_full"
+    )
+    queue_timeout: Period = Field(1.0, description="how long they may; then 503 queue_timeout")
+    adaptive: Literal["off", "report", "enforce"] = Field(
+        "off", description="find the limit from latency: only show it, or keep to it"
+    )
+
+
+# ── the upstream ────────────────────────────────────────────────────────────────────────────────
+
+
+class Upstream(Model):
+    """A named group of targets and how one is chosen."""
+
+    short = "targets"
+    later = keys("upstream") | (keys("policies") & {"buffer", "deadline", "hedge"})
+    elsewhere = dict.fromkeys(
+        (
+            *("body", "headers", "rewrite", "websocket", "upgrade", "access_log", "errors"),
+            *("path", "methods", "when", "use", "priority", "mirror", "fault", "importance"),
+        ),
+        "write it in the route",
+    )
+
+    @classmethod
+    def full_form(cls, value: Text | Seq) -> Map:
+        """A URL or a list of them."""
+        return around(value, {"targets": value})
+
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)] = Field(
+        default=(), description="URLs, or mappings with url"
+    )
+    discover: Discover | None = Field(None, description="find them, in place of targets")
+    balance: Balance = Field("p2c", description=f"one of {', '.join(_ways())}")
+    sticky: Sticky | None = Field(None, description="the same target for the same client")
+    slow_start: Duration | None = Field(
+        None, description="how long a target that comes back takes to get its whole share"
+    )
+    health: Health | None = Field(None, description="a path that is asked for, or {tcp: true}")
+    eject: Eject | None = Field(
+        default_factory=built_in(Eject), description="leave out targets that fail"
+    )
+    panic: Share | None = Field(
+        0.5, description="with a smaller share of targets left, ejections are set aside"
+    )
+    circuit: Circuit | None = Field(None, description="send nothing while too much fails")
+    concurrency: Concurrency | None = Field(None, description="requests that a target has at once")
+    pool: Pool = Field(default_factory=built_in(Pool), description="connections")
+    host: UpstreamHost = Field("pass", description="the Host it sees: pass, target or a name")
+    tls: UpstreamTls = Field(default_factory=built_in(UpstreamTls), description="towards targets")
+    timeouts: Timeouts = Field(
+        default_factory=built_in(Timeouts), description="how long to wait for what"
+    )
+    retry: Retry | None = Field(
+        default_factory=built_in(Retry), description="when a request is sent again"
+    )
+    buffer: Buffer = Field(default_factory=built_in(Buffer), description="whole bodies in memory")
+    deadline: Deadline | None = Field(None, description="tell it how much time is left")
+    hedge: Hedge | None = Field(None, description="a second try before the first has failed")
+
+    @model_validator(mode="after")
+    def _targets_from_one_place(self) -> Self:
+        if not self.targets and self.discover is None:
+            hint = "" if "discover" in self.later else ": write URLs, or discover: {dns: …}"
+            raise refuse(f"targets is missing{hint}")
+        if self.targets and self.discover is not None:
+            raise refuse("an upstream has targets or discover, not both")
+        return self
