@@ -1,0 +1,325 @@
+"""Targets by name, asked of a real name server on a loopback port."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dns.rcode
+import pytest
+import pytest_asyncio
+
+from gateway.tasks import spawn
+from gateway.upstream import names
+from gateway.upstream.discovery import Found, NotFound
+from gateway.upstream.names import Names
+from tests.kit.clock import FakeClock
+from tests.kit.dns import NameServer, name_server
+from tests.kit.wire import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+NAME = "users.test"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`discover:` as far as names need it."""
+
+    dns: str | None = NAME
+    srv: str | None = None
+    port: int | None = 8000
+    scheme: str = "http"
+    nameservers: tuple[str, ...] = ()
+
+
+@pytest_asyncio.fixture
+async def server() -> AsyncIterator[NameServer]:
+    async with name_server() as made:
+        yield made
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def by_name(server: NameServer, clock: FakeClock, *, scheme: str = "http") -> Names:
+    return Names(Settings(scheme=scheme, nameservers=(server.address,)), 30.0, clock)
+
+
+def by_service(server: NameServer, clock: FakeClock) -> Names:
+    settings = Settings(dns=None, srv="_http._tcp.test", port=None, nameservers=(server.address,))
+    return Names(settings, 30.0, clock)
+
+
+async def found(source: Names) -> list[Found]:
+    return list((await source.look()).targets)
+
+
+async def urls(source: Names) -> list[str]:
+    return sorted(one.url for one in await found(source))
+
+
+async def why(source: Names) -> str:
+    with pytest.raises(NotFound) as caught:
+        await source.look()
+    return str(caught.value)
+
+
+# ── A and AAAA ──
+
+
+async def test_each_address_of_a_name_is_a_target(server: NameServer, clock: FakeClock) -> None:
+    server.records[NAME, "A"] = ["127.0.0.2", "127.0.0.1"]
+    assert await urls(by_name(server, clock)) == ["http://127.0.0.1:8000", "http://127.0.0.2:8000"]
+    assert sorted(server.asked) == [(NAME, "A", "udp"), (NAME, "AAAA", "udp")]
+
+
+async def test_an_address_that_was_renumbered_is_seen_at_the_next_look(
+    server: NameServer, clock: FakeClock
+) -> None:
+    source = by_name(server, clock)
+    server.records[NAME, "A"] = ["127.0.0.1"]
+    assert await urls(source) == ["http://127.0.0.1:8000"]
+    server.records[NAME, "A"] = ["127.0.0.7"]
+    assert await urls(source) == ["http://127.0.0.7:8000"]
+
+
+async def test_an_address_of_ipv6_is_a_target(server: NameServer, clock: FakeClock) -> None:
+    server.records[NAME, "AAAA"] = ["::1"]
+    assert await urls(by_name(server, clock)) == ["http://[::1]:8000"]
+
+
+async def test_of_two_families_the_one_without_a_route_is_left_out(
+    server: NameServer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.records[NAME, "A"] = ["127.0.0.1"]
+    server.records[NAME, "AAAA"] = ["2001:db8::1"]
+    monkeypatch.setattr(names, "_routed", lambda address, port: ":" not in address)
+    assert await urls(by_name(server, clock)) == ["http://127.0.0.1:8000"]
+    monkeypatch.setattr(names, "_routed", lambda address, port: True)
+    assert len(await urls(by_name(server, clock))) == 2
+    monkeypatch.setattr(names, "_routed", lambda address, port: False)
+    assert len(await urls(by_name(server, clock))) == 2, "some target is better than none"
+
+
+def test_a_route_is_known_to_loopback_and_to_no_link_without_its_name() -> None:
+    assert names._routed("127.0.0.1", 80)
+    assert not names._routed("fe80::1", 80)
+
+
+async def test_an_alias_is_followed_and_the_shortest_time_to_live_counts(
+    server: NameServer, clock: FakeClock
+) -> None:
+    server.records[NAME, "CNAME"] = ["real.test."]
+    server.records["real.test", "A"] = ["127.0.0.1"]
+    server.ttl = 7
+    answer = await by_name(server, clock).look()
+    assert [one.url for one in answer.targets] == ["http://127.0.0.1:8000"]
+    assert answer.again == 7.0
+    assert answer.targets[0].server_name == NAME, "the name that was written is checked in TLS"
+
+
+@pytest.mark.parametrize(("ttl", "again"), [(0, 1.0), (7, 7.0), (3600, 30.0)])
+async def test_it_is_asked_again_when_the_answer_is_old_but_within_bounds(
+    server: NameServer, clock: FakeClock, ttl: int, again: float
+) -> None:
+    server.records[NAME, "A"] = ["127.0.0.1"]
+    server.ttl = ttl
+    assert (await by_name(server, clock).look()).again == again
+
+
+async def test_a_shorter_interval_than_a_second_is_obeyed(
+    server: NameServer, clock: FakeClock
+) -> None:
+    server.records[NAME, "A"] = ["127.0.0.1"]
+    source = Names(Settings(nameservers=(server.address,)), 0.2, clock)
+    assert (await source.look()).again == 0.2
+
+
+async def test_the_name_stays_for_tls_and_for_the_host_field(
+    server: NameServer, clock: FakeClock
+) -> None:
+    server.records[NAME, "A"] = ["127.0.0.1"]
+    (one,) = await found(by_name(server, clock, scheme="https"))
+    assert one == Found("https://127.0.0.1:8000", server_name=NAME, authority=f"{NAME}:8000")
+
+
+async def test_a_name_that_does_not_exist_is_a_failure(
+    server: NameServer, clock: FakeClock
+) -> None:
+    assert await why(by_name(server, clock)) == "the name does not exist (NXDOMAIN)"
+
+
+async def test_a_name_without_addresses_is_a_failure(server: NameServer, clock: FakeClock) -> None:
+    server.records[NAME, "TXT"] = ['"x"']
+    assert await why(by_name(server, clock)) == "the name has no address"
+
+
+async def test_a_server_that_fails_is_named_with_what_it_said(
+    server: NameServer, clock: FakeClock
+) -> None:
+    server.rcode = {(NAME, kind): dns.rcode.REFUSED for kind in ("A", "AAAA")}
+    said = await why(by_name(server, clock))
+    assert said.startswith("no name server gave an answer: ")
+    assert "REFUSED" in said
+    assert server.address.partition(":")[0] in said
+
+
+async def test_a_failing_server_is_a_failure(server: NameServer, clock: FakeClock) -> None:
+    server.rcode = {(NAME, kind): dns.rcode.SERVFAIL for kind in ("A", "AAAA")}
+    assert "SERVFAIL" in await why(by_name(server, clock))
+
+
+async def test_a_server_that_knows_no_ipv6_does_no_harm(
+    server: NameServer, clock: FakeClock
+) -> None:
+    server.records[NAME, "A"] = ["127.0.0.1"]
+    server.rcode = {(NAME, "AAAA"): dns.rcode.SERVFAIL}
+    assert await urls(by_name(server, clock)) == ["http://127.0.0.1:8000"]
+
+
+async def test_a_family_whose_question_fails_keeps_what_is_known_of_it(
+    server: NameServer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "_routed", lambda address, port: True)
+    source = by_name(server, clock)
+    server.records[NAME, "A"] = ["127.0.0.1"]
+    server.records[NAME, "AAAA"] = ["::1"]
+    await source.look()
+    server.rcode = {(NAME, "A"): dns.rcode.SERVFAIL}
+    assert await urls(source) == ["http://127.0.0.1:8000", "http://[::1]:8000"]
+
+
+async def test_a_server_that_is_silent_is_given_up_after_five_seconds(
+    server: NameServer, clock: FakeClock
+) -> None:
+    server.silent = True
+    looking = spawn(why(by_name(server, clock)), "look")
+    async with asyncio.timeout(PATIENCE):
+        while not server.asked:
+            await asyncio.sleep(0.01)
+    clock.advance(4.9)
+    await asyncio.sleep(0)
+    assert not looking.done()
+    clock.advance(0.1)
+    assert await looking == f"no answer within 5 s from {server.address}"
+    assert not clock.timers
+
+
+async def test_an_answer_that_does_not_fit_is_fetched_over_tcp(
+    server: NameServer, clock: FakeClock
+) -> None:
+    server.truncate = True
+    server.records[NAME, "A"] = [
+        f"127.0.{high}.{low}" for high in range(4) for low in range(1, 101)
+    ]
+    assert len(await urls(by_name(server, clock))) == 400
+    assert (NAME, "A", "tcp") in server.asked
+
+
+async def test_without_a_server_it_is_said_that_there_is_none(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dns.resolver
+
+    def missing(*_: object) -> None:
+        raise dns.resolver.NoResolverConfiguration("no nameservers")
+
+    monkeypatch.setattr(dns.resolver.BaseResolver, "read_resolv_conf", missing)
+    assert await why(Names(Settings(), 30.0, clock)) == "no nameservers"
+
+
+@pytest.mark.parametrize(
+    ("written", "host", "port"),
+    [
+        ("10.0.0.2", "10.0.0.2", 53),
+        ("10.0.0.2:8600", "10.0.0.2", 8600),
+        ("::1", "::1", 53),
+        ("[::1]:5353", "::1", 5353),
+    ],
+)
+def test_a_name_server_is_an_address_with_or_without_a_port(
+    written: str, host: str, port: int
+) -> None:
+    server = names._server(written)
+    assert (server.answer_nameserver(), server.answer_port()) == (host, port)
+
+
+# ── SRV ──
+
+
+async def test_a_service_names_hosts_ports_weights_and_priorities(
+    server: NameServer, clock: FakeClock
+) -> None:
+    server.records["_http._tcp.test", "SRV"] = [
+        "20 1 8003 c.test.",
+        "10 60 8001 a.test.",
+        "10 20 8002 b.test.",
+    ]
+    for number, host in enumerate("abc", 1):
+        server.records[f"{host}.test", "A"] = [f"127.0.0.{number}"]
+    assert await found(by_service(server, clock)) == [
+        Found("http://127.0.0.1:8001", 60, server_name="a.test", authority="a.test:8001"),
+        Found("http://127.0.0.2:8002", 20, server_name="b.test", authority="b.test:8002"),
+        Found(
+            "http://127.0.0.3:8003", 1, backup=True, server_name="c.test", authority="c.test:8003"
+        ),
+    ]
+
+
+async def test_a_host_with_two_addresses_has_the_share_of_one_host(
+    server: NameServer, clock: FakeClock
+) -> None:
+    server.records["_http._tcp.test", "SRV"] = ["1 10 80 a.test.", "1 10 80 b.test."]
+    server.records["a.test", "A"] = ["127.0.0.1", "127.0.0.2"]
+    server.records["b.test", "A"] = ["127.0.0.3"]
+    weights = {one.url: one.weight for one in await found(by_service(server, clock))}
+    assert weights == {"http://127.0.0.1:80": 1, "http://127.0.0.2:80": 1, "http://127.0.0.3:80": 2}
+
+
+async def test_a_weight_of_nothing_is_the_smallest_share(
+    server: NameServer, clock: FakeClock
+) -> None:
+    server.records["_http._tcp.test", "SRV"] = ["1 0 80 a.test.", "1 9 80 b.test."]
+    server.records["a.test", "A"] = ["127.0.0.1"]
+    server.records["b.test", "A"] = ["127.0.0.2"]
+    assert [one.weight for one in await found(by_service(server, clock))] == [1, 9]
+
+
+async def test_a_service_that_is_not_offered_is_a_failure(
+    server: NameServer, clock: FakeClock
+) -> None:
+    server.records["_http._tcp.test", "SRV"] = ["0 0 0 ."]
+    assert await why(by_service(server, clock)) == "the service is not offered"
+    server.records["_http._tcp.test", "SRV"] = []
+    assert await why(by_service(server, clock)) == "there is no SRV record"
+
+
+async def test_a_host_that_can_not_be_found_is_said_and_the_others_serve(
+    server: NameServer, clock: FakeClock
+) -> None:
+    server.records["_http._tcp.test", "SRV"] = ["1 1 80 a.test.", "1 1 80 b.test."]
+    server.records["a.test", "A"] = ["127.0.0.1"]
+    source = by_service(server, clock)
+    answer = await source.look()
+    assert [one.url for one in answer.targets] == ["http://127.0.0.1:80"]
+    assert answer.problem == "1 of 2 hosts: b.test: the name does not exist (NXDOMAIN)"
+    server.records["b.test", "A"] = ["127.0.0.2"]
+    assert (await source.look()).problem is None
+    server.rcode = {("b.test", kind): dns.rcode.SERVFAIL for kind in ("A", "AAAA")}
+    assert len((await source.look()).targets) == 2, "its last good address stays"
+
+
+async def test_hosts_that_are_named_no_more_are_forgotten(
+    server: NameServer, clock: FakeClock
+) -> None:
+    source = by_service(server, clock)
+    for number in range(1, 5):
+        server.records["_http._tcp.test", "SRV"] = [f"1 1 80 h{number}.test."]
+        server.records[f"h{number}.test", "A"] = [f"127.0.0.{number}"]
+        await source.look()
+    assert list(source._known) == ["h4.test"]
