@@ -112,6 +112,14 @@ class PoolTimeout(Overload):
     reason, status, title = "pool_timeout", 503, "No connection to the upstream became free in time"
 
 
+class QueueFull(Overload):
+    reason, status, title = "queue_full", 503, "Too many requests wait for the upstream"
+
+
+class QueueTimeout(Overload):
+    reason, status, title = "queue_timeout", 503, "No room at the upstream in time"
+
+
 class ShuttingDown(Overload):
     reason, status, title = "shutting_down", 503, "The gateway is shutting down"
     proxy_error = "destination_unavailable"

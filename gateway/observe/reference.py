@@ -44,6 +44,9 @@ ADVICE = {
     "too_many_connections": "`server.limits.connections` or `connections_per_ip` is reached.",
     "pool_timeout": "All `pool.max` connections to the target were busy for `timeouts.pool_wait`. "
     "The upstream is slower than its traffic, or the pool is too small.",
+    "queue_full": "Every target has `concurrency.per_target` requests, or as many as the adaptive limit "
+    "allows, and `concurrency.queue` more wait already.",
+    "queue_timeout": "No target had room for one more request within `concurrency.queue_timeout`.",
     "shutting_down": "The gateway drains: it was told to stop.",
     "no_healthy_target": "Active checks call every target down, or all are ejected or draining. "
     "`gateway upstreams` says which, why and since when.",
