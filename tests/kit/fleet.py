@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -326,6 +327,11 @@ def before(origins: Sequence[Origin], **sections: Any) -> dict[str, Any]:
     upstream = {"targets": [origin.url for origin in origins], **sections.pop("upstream", {})}
     route = {"name": "all", "path": "/*", "to": "up", **sections.pop("route", {})}
     return {"routes": [route], "upstreams": {"up": upstream}, **sections}
+
+
+def arrivals(origins: Sequence[Origin]) -> Counter[str]:
+    """How often each request (by its X-Drill) has arrived at any of these."""
+    return Counter(number for origin in origins for number in origin.asked())
 
 
 async def eventually(holds: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:

@@ -212,6 +212,11 @@ class Load:
             if outcome.word != "200" and repeatable in (None, outcome.ask.repeatable)
         ]
 
+    def sent_twice(self, arrivals: Counter[str]) -> list[str]:
+        """Of what may not be sent twice: the numbers that have arrived more than once."""
+        once = {outcome.number for outcome in self.outcomes if not outcome.ask.repeatable}
+        return [number for number, times in arrivals.items() if times > 1 and number in once]
+
     def since(self, moment: float) -> list[Outcome]:
         """The outcomes of requests that began at or after this moment of the loop's clock."""
         return [outcome for outcome in self.outcomes if outcome.began >= moment]
