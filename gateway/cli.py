@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from gateway import starting
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -129,6 +131,7 @@ def run(config: str | None, log_level: str) -> None:
     ends, SIGINT does so without the ready delay, a second one ends at once. SIGUSR1 opens the log
     files again.
     """
+    starting.hold()
     path = find(config)
     settings = loaded(str(path))
     from gateway.serve import CannotStart, serve
@@ -152,6 +155,8 @@ def demo(
 
     The origin's address is in ${env:DEMO_ORIGIN} while the configuration is read.
     """
+    if not origin_only:
+        starting.hold()
     from gateway.demo import demonstrate, sample
     from gateway.serve import CannotStart
 

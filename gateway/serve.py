@@ -14,6 +14,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from gateway import starting
 from gateway.config import ConfigError
 from gateway.observe import logs
 from gateway.runtime.gateway import Gateway
@@ -109,6 +110,9 @@ class Signals:
         loop.add_signal_handler(signal.SIGUSR1, self._gateway.reopen_logs)
         loop.add_signal_handler(signal.SIGTERM, self._stop, None)
         loop.add_signal_handler(signal.SIGINT, self._stop, 0.0)
+        if starting.reload_wanted():
+            # The files may have changed after they were read.
+            self._start(self._reload)
 
     def _start(self, work: Callable[[], Awaitable[None]]) -> None:
         async def run() -> None:

@@ -15,9 +15,9 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
@@ -480,6 +480,41 @@ def test_sighup_with_a_wrong_file_keeps_the_old_configuration_and_says_why(
     assert get(served.address(), "/hello") == (200, "first")
     served.signal(signal.SIGTERM)
     assert served.ended() == 0
+
+
+@contextmanager
+def read_from(fifo: Path) -> Iterator[BinaryIO]:
+    """The other end of a pipe with a name, once somebody is about to read it."""
+    ends: list[int] = []
+
+    def has_reader() -> bool:
+        with suppress(OSError):  # ENXIO: nobody has
+            ends.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(ends)
+
+    until(has_reader)
+    with os.fdopen(ends[0], "wb") as pipe:
+        yield pipe
+
+
+def test_sighup_while_the_process_still_starts_is_obeyed_once_it_has(tmp_path: Path) -> None:
+    (tmp_path / "gateway.yaml").write_text(SERVED.replace("first", '"${file:word}"'))
+    word = tmp_path / "word"
+    os.mkfifo(word)
+    process = Running("run", cwd=tmp_path)
+    try:
+        with read_from(word) as pipe:
+            process.signal(signal.SIGHUP)
+            process.signal(signal.SIGUSR1)
+            word.unlink()
+            word.write_text("second")
+            pipe.write(b"first")
+        process.saw("reloaded")
+        assert get(process.address(), "/hello") == (200, "second")
+        process.signal(signal.SIGTERM)
+        assert process.ended() == 0
+    finally:
+        process.close()
 
 
 class Slow:
