@@ -1,0 +1,207 @@
+"""One question to one target: are you well?
+
+Rules of this file: a probe has a connection of its own, made for it and closed after it, never one of the pool: what clients
+use neither waits for probes nor hides a listener that is gone. No redirect is followed: where it points to is not the
+target. Of a body no more is read than may be matched. How often, and what follows from the answers, is `health.py`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import aiohttp
+from yarl import URL
+
+from gateway.upstream.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from gateway.config import model
+
+MATCHED = 64 * 1024
+"""Bytes of a body that are looked through."""
+MOST_WORDS = 120
+"""Characters of a foreign error message that people are shown."""
+
+
+class Expect(Protocol):
+    """What is read of `health.expect`."""
+
+    @property
+    def status(self) -> Sequence[object]:
+        """Ranges: a status that is `in` any of them passes."""
+
+    @property
+    def body(self) -> str | None:
+        """A text that the body must hold."""
+
+
+class Question(Protocol):
+    """What is read of `health:` to ask; how often is in `health.Settings`."""
+
+    @property
+    def path(self) -> str | None:
+        """Asked for as it stands, beside the path of the target's URL."""
+
+    @property
+    def tcp(self) -> bool:
+        """Only connect."""
+
+    @property
+    def method(self) -> str:
+        """Of the request."""
+
+    @property
+    def port(self) -> int | None:
+        """In place of the target's."""
+
+    @property
+    def headers(self) -> Mapping[str, str | None]:
+        """Of the request."""
+
+    @property
+    def expect(self) -> Expect:
+        """What passes."""
+
+
+class Address(Protocol):
+    """What is read of a target."""
+
+    unix: str | None
+    url: str
+    endpoint: Place
+
+
+class Place(Protocol):
+    """A target's scheme, host and port."""
+
+    url: URL
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a probe. `words` say why it did not pass, or what came."""
+
+    result: Literal["pass", "fail", "timeout"]
+    words: str
+
+
+class Probes:
+    """Asks the targets of one upstream, with its TLS settings and a session for nothing else."""
+
+    def __init__(self, tls: model.UpstreamTls, context: ssl.SSLContext | bool) -> None:
+        self.server_name = tls.server_name
+        self.context = context
+        self._sessions = Pool(tls, encrypted=False)
+
+    async def ask(self, target: Address, question: Question, host: str | None) -> Answer:
+        """Ask `target`; `host` is the Host to ask for, None: its own. There is no time limit in here."""
+        try:
+            if question.tcp:
+                return await self._connect(target, question)
+            return await self._request(target, question, host)
+        except (OSError, aiohttp.ClientError, ValueError) as error:
+            return Answer("fail", _words(error))
+
+    async def aclose(self) -> None:
+        """Cut what is under way."""
+        await self._sessions.aclose()
+
+    async def _connect(self, target: Address, question: Question) -> Answer:
+        loop = asyncio.get_running_loop()
+        if target.unix is not None:
+            transport, _ = await loop.create_unix_connection(asyncio.Protocol, target.unix)
+        else:
+            url = target.endpoint.url
+            transport, _ = await loop.create_connection(
+                asyncio.Protocol, url.raw_host, question.port or url.port
+            )
+        transport.abort()
+        return Answer("pass", "connected")
+
+    async def _request(self, target: Address, question: Question, host: str | None) -> Answer:
+        fields = {"User-Agent": "gateway-health-check", "Accept-Encoding": "identity"}
+        if host is not None:
+            fields["Host"] = host
+        for name, value in question.headers.items():
+            fields = {key: kept for key, kept in fields.items() if key.lower() != name.lower()}
+            if value is not None:
+                fields[name] = value
+        async with self._sessions.session(target.unix).request(
+            question.method,
+            _url(target, question),
+            headers=fields,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            allow_redirects=False,
+            ssl=self.context,
+            server_hostname=self.server_name,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+        ) as response:
+            answer = await _judge(response, question.expect)
+            response.close()  # or leaving this block would wait for a body that may have no end
+            return answer
+
+
+def _url(target: Address, question: Question) -> URL:
+    url = target.endpoint.url
+    if question.port is not None and target.unix is None:
+        url = url.with_port(question.port)
+    return URL(f"{url.scheme}://{url.raw_authority}{question.path}", encoded=True)
+
+
+async def _judge(response: aiohttp.ClientResponse, expect: Expect) -> Answer:
+    status = response.status
+    if not any(status in wanted for wanted in _ranges(expect)):
+        return Answer("fail", f"status {status}")
+    if expect.body is None:
+        return Answer("pass", f"status {status}")
+    wanted_text = expect.body.encode()
+    seen = bytearray()
+    async for block in response.content.iter_any():
+        seen += block
+        del seen[MATCHED:]
+        if wanted_text in seen:
+            return Answer("pass", f"status {status}")
+        if len(seen) == MATCHED:
+            return Answer("fail", f"the first {MATCHED // 1024} KiB of the body lack the text")
+    return Answer("fail", "the body lacks the text")
+
+
+def _ranges(expect: Expect) -> Sequence[AbstractSet[int]]:
+    return expect.status  # type: ignore[return-value]
+
+
+def _words(error: Exception) -> str:
+    """An error of aiohttp's or the system's, as people say it."""
+    cause = getattr(error, "os_error", None) or error
+    for kind, words in _SAID:
+        if isinstance(error, kind) or isinstance(cause, kind):
+            return words
+    if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
+        return f"TLS: {_short(cause)}"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"no valid answer: {_short(error.message)}"
+    strerror = getattr(cause, "strerror", None)
+    return _short(strerror.lower() if strerror else cause)
+
+
+_SAID: tuple[tuple[type[Exception], str], ...] = (
+    (ConnectionRefusedError, "connection refused"),
+    (aiohttp.ClientConnectorDNSError, "its name is not known"),
+    (socket.gaierror, "its name is not known"),
+    (FileNotFoundError, "there is no such socket"),
+    (aiohttp.ServerDisconnectedError, "the connection was closed without an answer"),
+    (ConnectionResetError, "the connection was reset"),
+    (aiohttp.ClientPayloadError, "the body was cut short"),
+)
+
+
+def _short(words: object) -> str:
+    line = " ".join(str(words).split())
+    return line if len(line) <= MOST_WORDS else line[: MOST_WORDS - 1] + "…"
