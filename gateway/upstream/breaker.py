@@ -1,10 +1,10 @@
 """Circuit breaker: a table of transitions, and what counts for each state.
 
 Rules of this file: pure, time is an argument. `TABLE` is the whole of what can happen; `Breaker` only finds out which event
-has come. A try asks for a permit before it begins and brings it back with its outcome: a permit of an earlier state says
-nothing about this one, so what began before the circuit opened can neither close it nor open it again.
+has come. A try asks for a permit before it begins and reports to that permit, once: a permit of an earlier state says nothing
+about this one, so what began before the circuit opened can neither close it nor open it again.
 
-A failure is what ejection calls one (`outlier.is_failure`): no connection, a reset, no head in time, 502, 503 or 504.
+A failure is what ejection calls one (`outlier.py`): no connection, a reset, no head in time, 502, 503 or 504.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from __future__ import annotations
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Protocol
 
+from gateway.upstream.outlier import FAILURES, is_failure
 from gateway.upstream.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from gateway import errors
 
 
 class State(IntEnum):
@@ -43,9 +46,6 @@ TABLE: Mapping[tuple[State, Cause], State] = {
 }
 """Any other pair changes nothing."""
 
-REFUSED = 0
-"""What `Breaker.admit` returns for a try that must not begin."""
-
 
 class Settings(Protocol):
     """What a breaker reads of `circuit:`."""
@@ -69,6 +69,35 @@ class Settings(Protocol):
     @property
     def half_open_requests(self) -> int:
         """Trials; the circuit closes when all of them have passed."""
+
+
+class Permit:
+    """What tries that began in one state of a breaker have in their hands: all of them the same one.
+
+    Each try calls exactly one of `answered`, `failed` and `lost`, once.
+    """
+
+    __slots__ = ("_breaker",)
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+
+    def answered(self, status: int, now: float) -> None:
+        """A response head has come."""
+        if self._breaker.permit is self:
+            self._breaker.count(now, failed=status in FAILURES)
+
+    def failed(self, error: errors.GatewayError, now: float) -> None:
+        """The try has ended without a response head. An error that is not the target's fault counts as lost."""
+        if not is_failure(error):
+            self.lost()
+        elif self._breaker.permit is self:
+            self._breaker.count(now, failed=True)
+
+    def lost(self) -> None:
+        """There is no verdict, as when the client has left: a trial gives its place back."""
+        if self._breaker.permit is self:
+            self._breaker.give_back()
 
 
 class Breaker:
@@ -105,8 +134,8 @@ class Breaker:
         """Clock seconds of the last transition."""
         self.why = ""
         """The last transition's reason, in words for people."""
-        self.permit = 1
-        """What tries of the present state carry; another one after each transition."""
+        self.permit = Permit(self)
+        """That of the present state; another one after each transition."""
         self.refuses = False
         """Open, or half-open with every trial given out: no try may begin."""
 
@@ -133,46 +162,38 @@ class Breaker:
         if self.state is State.OPEN and now >= self.wakes:
             self._move(Cause.WAITED, now, f"open for {self._settings.open:g} s")
 
-    def admit(self, now: float) -> int:
-        """A permit for a try that begins now, to be brought back by exactly one of `succeeded`, `failed` and `lost`;
-        REFUSED, which is false, if it must not begin.
-        """
+    def admit(self, now: float) -> Permit | None:
+        """A permit for a try that begins now; None if it must not begin."""
         if self.state is State.CLOSED:
             return self.permit
         self.wake(now)
         if self.refuses:
-            return REFUSED
+            return None
         self._given += 1
         permit = self.permit
         self._look()
         return permit
 
-    def succeeded(self, permit: int, now: float) -> None:
-        """The try was answered."""
-        if permit != self.permit:
-            return
-        if self.state is State.CLOSED:
+    def count(self, now: float, *, failed: bool) -> None:
+        """A try that began in this state has ended; for `Permit`."""
+        if self.state is State.HALF_OPEN:
+            if failed:
+                self._move(Cause.RELAPSED, now, "a trial failed")
+            else:
+                self._passed += 1
+                self._weigh(now)
+        elif not failed:
             self._window.succeeded(now)
         else:
-            self._passed += 1
-            self._weigh(now)
+            window, settings = self._window, self._settings
+            window.failed(now)
+            if window.reached(settings.error_ratio, settings.min_requests):
+                words = f"{window.failures} of {window.tries} tries failed in {window.span:g} s"
+                self._move(Cause.TRIPPED, now, words)
 
-    def failed(self, permit: int, now: float) -> None:
-        """The try has failed."""
-        if permit != self.permit:
-            return
+    def give_back(self) -> None:
+        """A try that began in this state has ended and says nothing; for `Permit`."""
         if self.state is State.HALF_OPEN:
-            self._move(Cause.RELAPSED, now, "a trial failed")
-            return
-        window, settings = self._window, self._settings
-        window.failed(now)
-        if window.reached(settings.error_ratio, settings.min_requests):
-            words = f"{window.failures} of {window.tries} tries failed in {window.span:g} s"
-            self._move(Cause.TRIPPED, now, words)
-
-    def lost(self, permit: int) -> None:
-        """The try has ended without a verdict, as when its client has left: a trial gives its place back."""
-        if permit == self.permit and self.state is State.HALF_OPEN:
             self._given -= 1
             self._look()
 
@@ -192,7 +213,7 @@ class Breaker:
         self.state = after
         self.since = now
         self.why = why
-        self.permit += 1
+        self.permit = Permit(self)
         self._given = self._passed = 0
         self._window.clear()
         self.refuses = after is State.OPEN

@@ -14,7 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from gateway import tasks
-from gateway.upstream.probe import Answer, Probes, Question
+from gateway.upstream.probe import Address, Answer, Probes, Question
 
 if TYPE_CHECKING:
     import ssl
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import Clock, Timer
     from gateway.config import model
-    from gateway.upstream.probe import Address
+
 
 MOST_AT_ONCE = 32
 """Targets of one upstream that are asked at the same time."""

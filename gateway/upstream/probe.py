@@ -106,7 +106,7 @@ class Probes:
             if question.tcp:
                 return await self._connect(target, question)
             return await self._request(target, question, host)
-        except (OSError, aiohttp.ClientError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was: it was no good answer, and no end of checks
             return Answer("fail", _words(error))
 
     async def aclose(self) -> None:
@@ -119,9 +119,10 @@ class Probes:
             transport, _ = await loop.create_unix_connection(asyncio.Protocol, target.unix)
         else:
             url = target.endpoint.url
-            transport, _ = await loop.create_connection(
-                asyncio.Protocol, url.raw_host, question.port or url.port
-            )
+            port = question.port or url.port
+            assert url.raw_host is not None
+            assert port is not None
+            transport, _ = await loop.create_connection(asyncio.Protocol, url.raw_host, port)
         transport.abort()
         return Answer("pass", "connected")
 
@@ -179,16 +180,15 @@ def _ranges(expect: Expect) -> Sequence[AbstractSet[int]]:
 
 def _words(error: Exception) -> str:
     """An error of aiohttp's or the system's, as people say it."""
-    cause = getattr(error, "os_error", None) or error
+    cause = getattr(error, "os_error", None) or getattr(error, "certificate_error", None) or error
     for kind, words in _SAID:
         if isinstance(error, kind) or isinstance(cause, kind):
             return words
     if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
-        return f"TLS: {_short(cause)}"
+        return f"TLS: {_short(getattr(cause, 'verify_message', None) or cause)}"
     if isinstance(error, aiohttp.ClientResponseError):
         return f"no valid answer: {_short(error.message)}"
-    strerror = getattr(cause, "strerror", None)
-    return _short(strerror.lower() if strerror else cause)
+    return _short(getattr(cause, "strerror", None) or str(cause) or repr(cause))
 
 
 _SAID: tuple[tuple[type[Exception], str], ...] = (

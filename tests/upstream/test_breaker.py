@@ -10,7 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from gateway.upstream.breaker import REFUSED, TABLE, Breaker, Cause, State
+from gateway import errors
+from gateway.upstream.breaker import TABLE, Breaker, Cause, Permit, State
 from gateway.upstream.window import BUCKETS, Window
 
 
@@ -36,6 +37,15 @@ class Heard:
             self.moves.append((before, breaker.state))
 
 
+RESET = errors.UpstreamReset()
+
+
+def begin(breaker: Breaker, now: float) -> Permit:
+    permit = breaker.admit(now)
+    assert permit is not None
+    return permit
+
+
 def closed(circuit: Circuit = Circuit()) -> tuple[Breaker, Heard]:
     heard = Heard()
     return Breaker(circuit, 0.0, heard), heard
@@ -44,7 +54,7 @@ def closed(circuit: Circuit = Circuit()) -> tuple[Breaker, Heard]:
 def opened(circuit: Circuit = Circuit()) -> tuple[Breaker, Heard]:
     breaker, heard = closed(circuit)
     for _ in range(circuit.min_requests):
-        breaker.failed(breaker.admit(0.0), 0.0)
+        begin(breaker, 0.0).failed(RESET, 0.0)
     assert breaker.state is State.OPEN
     return breaker, heard
 
@@ -72,10 +82,9 @@ def test_the_states_bear_the_numbers_of_the_metric() -> None:
 def test_too_many_failures_open_it_and_it_says_how_many() -> None:
     breaker, heard = closed()
     for outcome in "fsf":
-        permit = breaker.admit(1.0)
-        (breaker.failed if outcome == "f" else breaker.succeeded)(permit, 1.0)
+        begin(breaker, 1.0).answered(503 if outcome == "f" else 200, 1.0)
     assert breaker.state is State.CLOSED
-    breaker.failed(breaker.admit(2.0), 2.0)
+    begin(breaker, 2.0).failed(RESET, 2.0)
     assert breaker.state is State.OPEN
     assert breaker.since == 2.0
     assert breaker.why == "3 of 4 tries failed in 10 s"
@@ -85,24 +94,34 @@ def test_too_many_failures_open_it_and_it_says_how_many() -> None:
 def test_a_share_of_failures_below_the_ratio_leaves_it_closed() -> None:
     breaker, _ = closed(Circuit(error_ratio=0.5, min_requests=3))
     for number in range(300):
-        report = breaker.failed if number % 3 == 2 else breaker.succeeded
-        report(breaker.admit(1.0), 1.0)
+        begin(breaker, 1.0).answered(503 if number % 3 == 2 else 200, 1.0)
     assert breaker.state is State.CLOSED
 
 
 def test_failures_that_have_left_the_window_do_not_count() -> None:
     breaker, _ = closed()
     for _ in range(3):
-        breaker.failed(breaker.admit(0.0), 0.0)
-    breaker.failed(breaker.admit(10.5), 10.5)
+        begin(breaker, 0.0).failed(RESET, 0.0)
+    begin(breaker, 10.5).failed(RESET, 10.5)
     assert breaker.state is State.CLOSED
 
 
 def test_a_verdict_that_nobody_can_give_counts_for_nothing() -> None:
     breaker, _ = closed(Circuit(min_requests=1))
-    breaker.lost(breaker.admit(0.0))
+    begin(breaker, 0.0).lost()
     assert breaker.state is State.CLOSED
     assert not breaker.refuses
+
+
+def test_what_is_not_the_targets_fault_is_no_failure_and_no_success() -> None:
+    breaker, _ = closed(Circuit(min_requests=1))
+    begin(breaker, 0.0).failed(errors.ClientClosed(), 0.0)
+    begin(breaker, 0.0).failed(errors.UpstreamIdleClosed(), 0.0)
+    begin(breaker, 0.0).failed(errors.PoolTimeout(), 0.0)
+    begin(breaker, 0.0).answered(500, 0.0)
+    assert breaker.state is State.CLOSED
+    begin(breaker, 0.0).answered(504, 0.0)
+    assert breaker.why == "1 of 2 tries failed in 10 s"
 
 
 # ── open ──
@@ -111,25 +130,25 @@ def test_a_verdict_that_nobody_can_give_counts_for_nothing() -> None:
 def test_nothing_is_let_through_while_it_is_open() -> None:
     breaker, _ = opened()
     assert breaker.refuses
-    assert breaker.admit(4.99) == REFUSED
+    assert breaker.admit(4.99) is None
     assert breaker.state is State.OPEN
 
 
 def test_outcomes_of_tries_that_began_before_it_opened_move_nothing() -> None:
     breaker, heard = closed()
-    late = [breaker.admit(0.0) for _ in range(6)]
+    late = [begin(breaker, 0.0) for _ in range(6)]
     for permit in late[:4]:
-        breaker.failed(permit, 0.0)
-    breaker.failed(late[4], 1.0)
+        permit.failed(RESET, 0.0)
+    late[4].failed(RESET, 1.0)
     assert breaker.since == 0.0
     breaker.wake(5.0)
     assert breaker.state is State.HALF_OPEN
-    breaker.failed(late[5], 5.0)
-    breaker.lost(late[5])
-    breaker.succeeded(late[5], 5.0)
+    late[5].failed(RESET, 5.0)
+    late[5].lost()
+    late[5].answered(200, 5.0)
     assert breaker.state is State.HALF_OPEN
     assert heard.moves == [(State.CLOSED, State.OPEN), (State.OPEN, State.HALF_OPEN)]
-    assert sum(breaker.admit(5.0) != REFUSED for _ in range(10)) == 3
+    assert sum(breaker.admit(5.0) is not None for _ in range(10)) == 3
 
 
 # ── half-open ──
@@ -138,13 +157,14 @@ def test_outcomes_of_tries_that_began_before_it_opened_move_nothing() -> None:
 def test_of_many_tries_at_once_exactly_as_many_as_are_written_get_through() -> None:
     breaker, heard = opened(Circuit(half_open_requests=3))
     permits = [breaker.admit(5.0) for _ in range(100)]
-    assert [permit != REFUSED for permit in permits] == [True] * 3 + [False] * 97
+    assert [permit is not None for permit in permits] == [True] * 3 + [False] * 97
+    given = [permit for permit in permits if permit is not None]
     assert breaker.refuses
     calls = heard.calls
-    for permit in permits[:3]:
+    for permit in given:
         assert breaker.state is State.HALF_OPEN
-        assert breaker.admit(6.0) == REFUSED
-        breaker.succeeded(permit, 6.0)
+        assert breaker.admit(6.0) is None
+        permit.answered(200, 6.0)
     assert breaker.state is State.CLOSED
     assert breaker.why == "3 of 3 trials passed"
     assert not breaker.refuses
@@ -153,13 +173,13 @@ def test_of_many_tries_at_once_exactly_as_many_as_are_written_get_through() -> N
 
 def test_one_failed_trial_opens_it_again_for_as_long_and_the_others_are_not_heard() -> None:
     breaker, heard = opened()
-    first, second, third = (breaker.admit(5.0) for _ in range(3))
-    breaker.succeeded(first, 6.0)
-    breaker.failed(second, 6.0)
+    first, second, third = (begin(breaker, 5.0) for _ in range(3))
+    first.answered(200, 6.0)
+    second.failed(RESET, 6.0)
     assert (breaker.state, breaker.since, breaker.wakes) == (State.OPEN, 6.0, 11.0)
-    breaker.succeeded(third, 6.0)
-    assert breaker.admit(10.9) == REFUSED
-    assert breaker.admit(11.0) != REFUSED
+    third.answered(200, 6.0)
+    assert breaker.admit(10.9) is None
+    assert breaker.admit(11.0) is not None
     assert heard.moves[1:] == [
         (State.OPEN, State.HALF_OPEN),
         (State.HALF_OPEN, State.OPEN),
@@ -169,11 +189,11 @@ def test_one_failed_trial_opens_it_again_for_as_long_and_the_others_are_not_hear
 
 def test_a_trial_whose_client_has_left_gives_its_place_to_another() -> None:
     breaker, _ = opened(Circuit(half_open_requests=1))
-    permit = breaker.admit(5.0)
+    permit = begin(breaker, 5.0)
     assert breaker.refuses
-    breaker.lost(permit)
+    permit.lost()
     assert not breaker.refuses
-    breaker.succeeded(breaker.admit(5.0), 5.0)
+    begin(breaker, 5.0).answered(200, 5.0)
     assert breaker.state is State.CLOSED
 
 
@@ -184,11 +204,10 @@ def test_whoever_is_told_hears_of_every_change_of_what_is_refused() -> None:
         0.0,
         lambda breaker, before: seen.append(breaker.refuses),
     )
-    breaker.failed(breaker.admit(0.0), 0.0)
+    begin(breaker, 0.0).failed(RESET, 0.0)
     breaker.wake(5.0)
-    permit = breaker.admit(5.0)
-    breaker.lost(permit)
-    breaker.succeeded(breaker.admit(5.0), 5.0)
+    begin(breaker, 5.0).lost()
+    begin(breaker, 5.0).answered(200, 5.0)
     assert seen == [True, False, True, False, True, False]
 
 
@@ -201,7 +220,7 @@ def test_other_thresholds_hold_at_once_and_the_state_stays() -> None:
     assert (breaker.state, breaker.wakes) == (State.OPEN, 60.0)
     breaker.apply(replace(Circuit(), open=1.0), 1.5)
     assert breaker.state is State.HALF_OPEN
-    breaker.succeeded(breaker.admit(1.5), 1.5)
+    begin(breaker, 1.5).answered(200, 1.5)
     breaker.apply(replace(Circuit(), half_open_requests=1), 2.0)
     assert breaker.state is State.CLOSED
 
@@ -209,9 +228,9 @@ def test_other_thresholds_hold_at_once_and_the_state_stays() -> None:
 def test_a_lower_ratio_opens_it_with_the_next_failure() -> None:
     breaker, _ = closed(Circuit(error_ratio=0.9, min_requests=2))
     for _ in range(5):
-        breaker.succeeded(breaker.admit(0.0), 0.0)
+        begin(breaker, 0.0).answered(200, 0.0)
     breaker.apply(Circuit(error_ratio=0.1, min_requests=2), 0.0)
-    breaker.failed(breaker.admit(0.0), 0.0)
+    begin(breaker, 0.0).failed(RESET, 0.0)
     assert breaker.state is State.OPEN
 
 
@@ -239,8 +258,8 @@ class Machine(RuleBasedStateMachine):
         self.breaker = Breaker(self.circuit, 0.0, self.heard)
         self.state = State.CLOSED
         self.since = 0.0
-        self.under_way: list[int] = []
-        self.stale: list[int] = []
+        self.under_way: list[Permit] = []
+        self.stale: list[Permit] = []
         self.passed = 0
         self.counted: list[tuple[float, bool]] = []
 
@@ -251,6 +270,14 @@ class Machine(RuleBasedStateMachine):
         self.passed = 0
         self.counted = []
 
+    def report(self, permit: Permit, outcome: str) -> None:
+        if outcome == "lost":
+            permit.lost()
+        elif outcome == "failed":
+            permit.failed(RESET, self.now)
+        else:
+            permit.answered(200, self.now)
+
     @rule()
     def ask(self) -> None:
         if self.state is State.OPEN and self.now >= self.since + self.circuit.open:
@@ -260,8 +287,8 @@ class Machine(RuleBasedStateMachine):
             and len(self.under_way) + self.passed < self.circuit.half_open_requests
         )
         permit = self.breaker.admit(self.now)
-        assert (permit != REFUSED) is room
-        if room:
+        assert (permit is not None) is room
+        if permit is not None:
             self.under_way.append(permit)
 
     @precondition(lambda self: self.under_way)
@@ -269,10 +296,9 @@ class Machine(RuleBasedStateMachine):
     def end(self, data: st.DataObject, outcome: str) -> None:
         at = data.draw(st.integers(0, len(self.under_way) - 1))
         permit = self.under_way.pop(at)
+        self.report(permit, outcome)
         if outcome == "lost":
-            self.breaker.lost(permit)
             return
-        getattr(self.breaker, outcome)(permit, self.now)
         failed = outcome == "failed"
         if self.state is State.HALF_OPEN:
             self.passed += not failed
@@ -294,11 +320,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.stale)
     @rule(outcome=st.sampled_from(["succeeded", "failed", "lost"]))
     def end_late(self, outcome: str) -> None:
-        permit = self.stale.pop()
-        if outcome == "lost":
-            self.breaker.lost(permit)
-        else:
-            getattr(self.breaker, outcome)(permit, self.now)
+        self.report(self.stale.pop(), outcome)
 
     @rule(quarters=st.integers(1, 60))
     def wait(self, quarters: int) -> None:

@@ -1,0 +1,283 @@
+"""Who of an upstream's targets is alive: checks, ejection and circuits put together, with their timers.
+
+Rules of this file: the rules are in `health.py`, `outlier.py` and `breaker.py`; here a change of state reaches the target's
+attributes, the events and `refresh`. What is known of a target lives as long as the target; settings are replaced by
+`apply` and hold at once. Nothing here is asked for at a request but `Watch`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.upstream.breaker import Breaker, State
+from gateway.upstream.health import Checks
+from gateway.upstream.outlier import FAILURES, Record, is_failure, may_eject
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Hashable, Sequence
+
+    from gateway import errors
+    from gateway.clock import Clock, Timer
+    from gateway.config import model
+    from gateway.observe.events import Events, Kind
+    from gateway.upstream import outlier
+    from gateway.upstream.upstream import Target
+
+_TOLD: dict[State, Kind] = {
+    State.CLOSED: "circuit_closed",
+    State.HALF_OPEN: "circuit_half_open",
+    State.OPEN: "circuit_opened",
+}
+
+
+class Owner(Protocol):
+    """What is asked of an upstream."""
+
+    name: str
+    clock: Clock
+    targets: tuple[Target, ...]
+
+    def refresh(self) -> None:
+        """A target's state has changed."""
+
+
+class Watch:
+    """Hears how each try at one target ends, for ejection."""
+
+    __slots__ = ("_clock", "_liveness", "record")
+
+    def __init__(self, liveness: Liveness, clock: Clock) -> None:
+        self._liveness = liveness
+        self._clock = clock
+        self.record = Record()
+
+    def succeeded(self, target: Target, status: int, seconds: float) -> None:  # noqa: ARG002
+        """A response head has come; some statuses are failures."""
+        if status in FAILURES:
+            self._failed(target, f"status {status}")
+        elif self.record.window is not None:
+            self.record.succeeded(target, self._clock.now())
+        elif target.failures:
+            target.failures = 0
+
+    def failed(
+        self,
+        target: Target,
+        error: errors.GatewayError,
+        seconds: float,  # noqa: ARG002
+    ) -> None:
+        """No response head has come."""
+        if is_failure(error):
+            self._failed(target, error.reason)
+
+    def _failed(self, target: Target, last: str) -> None:
+        settings = self._liveness.eject
+        if settings is None:
+            return
+        now = self._clock.now()
+        why = self.record.failed(target, settings, now)
+        if why and may_eject(target, self._liveness.upstream.targets, settings.max_percent):
+            self._liveness.set_aside(target, f"{why}, the last one: {last}")
+
+
+class Liveness:
+    """What one upstream knows of who answers, and does about it."""
+
+    def __init__(self, upstream: Owner, events: Events) -> None:
+        self.upstream = upstream
+        self.clock = upstream.clock
+        self.checks = Checks(self.clock, self)
+        self.ejections: Counter[str] = Counter()
+        """Ejections ever, by the target's name."""
+        self.eject: outlier.Settings | None = None
+        self.circuit: Breaker | None = None
+        """That of the whole upstream, where `circuit.scope` is upstream; the same one hangs on each target."""
+        self._events = events
+        self._watches: dict[Target, Watch] = {}
+        self._circuits: dict[Target, Breaker] = {}
+        self._timers: dict[Hashable, Timer] = {}
+
+    def __repr__(self) -> str:
+        return f"<Liveness of {self.upstream.name}>"
+
+    # ── settings ──
+
+    def apply(self, settings: model.Upstream, context: ssl.SSLContext | bool) -> None:
+        """Take new settings and the upstream's present targets. `context`: for probes over TLS."""
+        targets = self.upstream.targets
+        for gone in [target for target in self._watches if target not in targets]:
+            self._forget(gone)
+        self._apply_eject(settings.eject, targets)
+        self._apply_circuit(settings.circuit, targets)
+        fixed = settings.host not in ("pass", "target")
+        self.checks.apply(
+            settings.health,
+            targets,
+            tls=settings.tls,
+            context=context,
+            host=settings.host if fixed else None,
+        )
+
+    def _apply_eject(self, settings: model.Eject | None, targets: Sequence[Target]) -> None:
+        self.eject = settings
+        for target in targets:
+            watch = self._watches.get(target)
+            if watch is None:
+                watch = self._watches[target] = Watch(self, self.clock)
+            if settings is None:
+                target.outlier = None
+                target.failures = 0
+                if target.ejected_until:
+                    self._restore(target, "ejection is switched off")
+                continue
+            target.outlier = watch
+            watch.record.begin(settings.window, share=settings.failure_ratio is not None)
+            if target.ejected_until:
+                latest = target.since + settings.max
+                target.ejected_until = min(target.ejected_until, latest)
+                self._at(("ejected", target), target.ejected_until, self._ejection_over, target)
+
+    def _apply_circuit(self, settings: model.Circuit | None, targets: Sequence[Target]) -> None:
+        now = self.clock.now()
+        whole = settings is not None and settings.scope == "upstream"
+        if settings is None or whole:
+            for target, breaker in self._circuits.items():
+                self._cancel(breaker)
+                target.breaker = None
+            self._circuits.clear()
+        if not whole and self.circuit is not None:
+            self._cancel(self.circuit)
+            self.circuit = None
+            for target in targets:
+                target.breaker = None
+        if settings is None:
+            return
+        if whole:
+            if self.circuit is None:
+                self.circuit = Breaker(settings, now, self._circuit_changed)
+            self._renew(self.circuit, settings, now)
+        for target in targets:
+            target.breaker = self.circuit or self._circuit_of(target, settings, now)
+
+    def _circuit_of(self, target: Target, settings: model.Circuit, now: float) -> Breaker:
+        breaker = self._circuits.get(target)
+        if breaker is None:
+            breaker = self._circuits[target] = Breaker(settings, now, self._circuit_changed)
+        self._renew(breaker, settings, now)
+        return breaker
+
+    def _renew(self, breaker: Breaker, settings: model.Circuit, now: float) -> None:
+        breaker.apply(settings, now)
+        if breaker.state is State.OPEN:
+            self._at(breaker, breaker.wakes, self._wake, breaker)
+
+    def _forget(self, target: Target) -> None:
+        del self._watches[target]
+        self._cancel(("ejected", target))
+        if target in self._circuits:
+            self._cancel(self._circuits.pop(target))
+
+    # ── from start to end ──
+
+    def start(self) -> None:
+        """Begin the checks. Idempotent; needs the running loop."""
+        self.checks.start()
+
+    async def aclose(self) -> None:
+        """End all checks and timers."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        await self.checks.aclose()
+
+    # ── checks ──
+
+    def went_down(self, target: Target, why: str) -> None:
+        """Active checks say so."""
+        target.healthy = False
+        self._changed(target, "target_down", why)
+
+    def went_up(self, target: Target, why: str) -> None:
+        """Active checks say so."""
+        target.healthy = True
+        target.started = self.clock.now()
+        self._changed(target, "target_up", why)
+
+    def unknown(self, target: Target, why: str) -> None:
+        """Nothing is known any more: it counts as well."""
+        if not target.healthy:
+            self.went_up(target, why)
+
+    def passed(self, target: Target, began: float) -> None:
+        """A check that began after an ejection ends it."""
+        if target.ejected_until and began >= target.since:
+            self._restore(target, "a check has passed")
+
+    # ── ejection ──
+
+    def set_aside(self, target: Target, why: str) -> None:
+        """Eject `target`."""
+        settings = self.eject
+        assert settings is not None
+        now = self.clock.now()
+        seconds = self._watches[target].record.eject(target, settings, now)
+        self.ejections[target.name] += 1
+        self._at(("ejected", target), target.ejected_until, self._ejection_over, target)
+        self._changed(target, "ejected", f"{why}; for {seconds:g} s")
+
+    def _ejection_over(self, target: Target) -> None:
+        self._restore(target, "its time is over")
+
+    def _restore(self, target: Target, why: str) -> None:
+        self._cancel(("ejected", target))
+        now = self.clock.now()
+        self._watches[target].record.restore(target, now)
+        target.started = now
+        self._changed(target, "restored", why)
+
+    # ── circuits ──
+
+    def _circuit_changed(self, breaker: Breaker, before: State) -> None:
+        if breaker.state is before:  # a trial has taken the last place, or given one back
+            self.upstream.refresh()
+            return
+        if breaker.state is State.OPEN:
+            self._at(breaker, breaker.wakes, self._wake, breaker)
+        told = _TOLD[breaker.state]
+        for target, own in self._circuits.items():
+            if own is breaker:
+                self._changed(target, told, breaker.why)
+                return
+        self._events.record(told, upstream=self.upstream.name, why=breaker.why)
+        self.upstream.refresh()
+
+    def _wake(self, breaker: Breaker) -> None:
+        now = self.clock.now()
+        breaker.wake(now)
+        if breaker.state is State.OPEN:  # the timer was a hair early
+            self._at(breaker, breaker.wakes, self._wake, breaker)
+
+    # ── what all have in common ──
+
+    def _changed(self, target: Target, kind: Kind, why: str) -> None:
+        target.since = self.clock.now()
+        target.why = why
+        self._events.record(kind, upstream=self.upstream.name, target=target.name, why=why)
+        self.upstream.refresh()
+
+    def _at(self, key: Hashable, when: float, callback: Callable[..., None], *args: object) -> None:
+        """Call back then; another time for the same key takes the place of the first."""
+        self._cancel(key)
+
+        def fire() -> None:
+            self._timers.pop(key, None)
+            callback(*args)
+
+        self._timers[key] = self.clock.call_later(max(0.0, when - self.clock.now()), fire)
+
+    def _cancel(self, key: Hashable) -> None:
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
