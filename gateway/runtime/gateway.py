@@ -272,6 +272,8 @@ class Gateway:
         try:
             for bound in change.fresh:
                 await bound.serve(self._factory(bound))
+            for upstream in self._resources.of("upstream"):
+                upstream.start()
             if change.gone:
                 await asyncio.sleep(LOOK)  # whoever is in their queues is accepted
         finally:

@@ -1,8 +1,8 @@
 """Circuit breaker: a table of transitions, and what counts for each state.
 
 Rules of this file: pure, time is an argument. `TABLE` is the whole of what can happen; `Breaker` only finds out which event
-has come. A try asks for a permit before it begins and reports to that permit, once: a permit of an earlier state says nothing
-about this one, so what began before the circuit opened can neither close it nor open it again.
+has come. A try asks for a permit before it begins and reports to that permit, once. One of an earlier state says nothing
+about the present one, so what began before the circuit opened can neither close it nor open it again.
 
 A failure is what ejection calls one (`outlier.py`): no connection, a reset, no head in time, 502, 503 or 504.
 """
@@ -10,7 +10,7 @@ A failure is what ejection calls one (`outlier.py`): no connection, a reset, no 
 from __future__ import annotations
 
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gateway.upstream.outlier import FAILURES, is_failure
 from gateway.upstream.window import Window
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from gateway import errors
+    from gateway.config import model
 
 
 class State(IntEnum):
@@ -47,30 +48,6 @@ TABLE: Mapping[tuple[State, Cause], State] = {
 """Any other pair changes nothing."""
 
 
-class Settings(Protocol):
-    """What a breaker reads of `circuit:`."""
-
-    @property
-    def error_ratio(self) -> float:
-        """The share of failures, from 0 to 1, that opens the circuit."""
-
-    @property
-    def min_requests(self) -> int:
-        """Below so many tries in the window, nothing is concluded."""
-
-    @property
-    def window(self) -> float:
-        """Seconds that are looked back on."""
-
-    @property
-    def open(self) -> float:
-        """Seconds for which nothing is let through."""
-
-    @property
-    def half_open_requests(self) -> int:
-        """Trials; the circuit closes when all of them have passed."""
-
-
 class Permit:
     """What tries that began in one state of a breaker have in their hands: all of them the same one.
 
@@ -84,8 +61,13 @@ class Permit:
 
     def answered(self, status: int, now: float) -> None:
         """A response head has come."""
-        if self._breaker.permit is self:
-            self._breaker.count(now, failed=status in FAILURES)
+        breaker = self._breaker
+        if breaker.permit is not self:
+            return
+        if status in FAILURES or breaker.state is not State.CLOSED:
+            breaker.count(now, failed=status in FAILURES)
+        else:
+            breaker.window.succeeded(now)
 
     def failed(self, error: errors.GatewayError, now: float) -> None:
         """The try has ended without a response head. An error that is not the target's fault counts as lost."""
@@ -112,20 +94,20 @@ class Breaker:
         "_given",
         "_passed",
         "_settings",
-        "_window",
         "permit",
         "refuses",
         "since",
         "state",
         "why",
+        "window",
     )
 
     def __init__(
-        self, settings: Settings, now: float, changed: Callable[[Breaker, State], None]
+        self, settings: model.Circuit, now: float, changed: Callable[[Breaker, State], None]
     ) -> None:
         self._settings = settings
         self._changed = changed
-        self._window = Window(settings.window)
+        self.window = Window(settings.window)
         self._given = 0
         """Trials under way or passed."""
         self._passed = 0
@@ -140,18 +122,18 @@ class Breaker:
         """Open, or half-open with every trial given out: no try may begin."""
 
     def __repr__(self) -> str:
-        return f"<Breaker {self.state.name.lower()}: {self._window!r}>"
+        return f"<Breaker {self.state.name.lower()}: {self.window!r}>"
 
     @property
     def wakes(self) -> float:
         """When, in clock seconds, an open circuit lets trials through."""
         return self.since + self._settings.open
 
-    def apply(self, settings: Settings, now: float) -> None:
+    def apply(self, settings: model.Circuit, now: float) -> None:
         """Take new thresholds; the state stays. What they say of an open or half-open circuit holds at once."""
         before, self._settings = self._settings, settings
         if settings.window != before.window:
-            self._window = Window(settings.window)
+            self.window = Window(settings.window)
         if self.state is State.OPEN:
             self.wake(now)
         elif self.state is State.HALF_OPEN:
@@ -183,9 +165,9 @@ class Breaker:
                 self._passed += 1
                 self._weigh(now)
         elif not failed:
-            self._window.succeeded(now)
+            self.window.succeeded(now)
         else:
-            window, settings = self._window, self._settings
+            window, settings = self.window, self._settings
             window.failed(now)
             if window.reached(settings.error_ratio, settings.min_requests):
                 words = f"{window.failures} of {window.tries} tries failed in {window.span:g} s"
@@ -215,7 +197,7 @@ class Breaker:
         self.why = why
         self.permit = Permit(self)
         self._given = self._passed = 0
-        self._window.clear()
+        self.window.clear()
         self.refuses = after is State.OPEN
         self._changed(self, before)
 

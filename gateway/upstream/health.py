@@ -14,7 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from gateway import tasks
-from gateway.upstream.probe import Address, Answer, Probes, Question
+from gateway.upstream.probe import Answer, Probes
 
 if TYPE_CHECKING:
     import ssl
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import Clock, Timer
     from gateway.config import model
+    from gateway.upstream.upstream import Target
 
 
 MOST_AT_ONCE = 32
@@ -29,37 +30,6 @@ MOST_AT_ONCE = 32
 JITTER = 0.1
 """Checks come so much earlier or later, as a share of the interval: many gateways do not ask in step."""
 _random = Random().uniform  # noqa: S311 - spread, not secrecy
-
-
-class Settings(Question, Protocol):
-    """What is read of `health:`."""
-
-    @property
-    def interval(self) -> float:
-        """Seconds from the end of a check to the next, for a target that is up."""
-
-    @property
-    def interval_down(self) -> float:
-        """The same, for one that is down or unknown."""
-
-    @property
-    def timeout(self) -> float:
-        """Seconds for one check, name to last byte that is looked at."""
-
-    @property
-    def rise(self) -> int:
-        """So many passing checks in a row: up."""
-
-    @property
-    def fall(self) -> int:
-        """So many failing checks in a row: down."""
-
-
-class Target(Address, Protocol):
-    """What is read and written of a target."""
-
-    name: str
-    healthy: bool
 
 
 class Judge(Protocol):
@@ -92,7 +62,7 @@ class Check:
         self.ended = 0.0
         """When the last check ended."""
         self.last: Answer | None = None
-        self._settings: Settings
+        self._settings: model.Health
         self._asked: tuple[object, ...] = ()
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
@@ -100,7 +70,7 @@ class Check:
     def __repr__(self) -> str:
         return f"<Check {self.target.name}: {self.passes} passed, {self.failures} failed>"
 
-    def apply(self, settings: Settings, asked: tuple[object, ...]) -> None:
+    def apply(self, settings: model.Health, asked: tuple[object, ...]) -> None:
         """Take new settings. `asked`: what gives the verdict its meaning."""
         self._settings = settings
         if asked == self._asked:
@@ -169,7 +139,7 @@ class Check:
             checks.judge.passed(self.target, began)
         self._plan()
 
-    async def _answer(self, settings: Settings) -> Answer:
+    async def _answer(self, settings: model.Health) -> Answer:
         checks, limit = self._checks, settings.timeout
         loop = asyncio.get_running_loop()
         try:
@@ -223,7 +193,7 @@ class Checks:
 
     def apply(
         self,
-        settings: Settings | None,
+        settings: model.Health | None,
         targets: Iterable[Target],
         *,
         tls: model.UpstreamTls,

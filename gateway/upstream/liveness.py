@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from gateway.clock import Clock, Timer
     from gateway.config import model
     from gateway.observe.events import Events, Kind
-    from gateway.upstream import outlier
     from gateway.upstream.upstream import Target
 
 _TOLD: dict[State, Kind] = {
@@ -91,7 +90,7 @@ class Liveness:
         self.checks = Checks(self.clock, self)
         self.ejections: Counter[str] = Counter()
         """Ejections ever, by the target's name."""
-        self.eject: outlier.Settings | None = None
+        self.eject: model.Eject | None = None
         self.circuit: Breaker | None = None
         """That of the whole upstream, where `circuit.scope` is upstream; the same one hangs on each target."""
         self._events = events

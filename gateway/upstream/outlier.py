@@ -15,6 +15,8 @@ from gateway.upstream.window import Window
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from gateway.config import model
+
 FAILURES = frozenset((502, 503, 504))
 """Statuses by which a target, or a proxy before it, says that it can not serve. 500 is not among them: it is an answer of
 the application, and one bad request sent again and again would eject every target in turn.
@@ -32,38 +34,6 @@ def is_failure(error: errors.GatewayError) -> bool:
         and error.retry is not None
         and not isinstance(error, errors.UpstreamIdleClosed)
     )
-
-
-class Settings(Protocol):
-    """What is read of `eject:`."""
-
-    @property
-    def consecutive_failures(self) -> int | None:
-        """So many failures in a row eject; None: rows are not counted."""
-
-    @property
-    def failure_ratio(self) -> float | None:
-        """So large a share of failures in the window ejects, from 0 to 1; None: shares are not counted."""
-
-    @property
-    def min_requests(self) -> int:
-        """Below so many tries in the window, no share is computed."""
-
-    @property
-    def window(self) -> float:
-        """Seconds: of the ratio; after which a row of failures is forgotten; in which one ejection is."""
-
-    @property
-    def base(self) -> float:
-        """Seconds of the first ejection; the n-th in short order takes n times as long."""
-
-    @property
-    def max(self) -> float:
-        """Seconds that no ejection exceeds."""
-
-    @property
-    def max_percent(self) -> float:
-        """The share of targets that may be ejected at a time, from 0 to 100."""
 
 
 class Target(Protocol):
@@ -103,7 +73,7 @@ class Record:
         if self.window is not None:
             self.window.succeeded(now)
 
-    def failed(self, target: Target, settings: Settings, now: float) -> str:
+    def failed(self, target: Target, settings: model.Eject, now: float) -> str:
         """Real traffic has failed at `target`: why that is reason to eject it, in words for people; empty if it is none."""
         if target.ejected_until:
             return ""
@@ -121,7 +91,7 @@ class Record:
             return f"{window.failures} of {window.tries} requests failed in {window.span:g} s"
         return ""
 
-    def eject(self, target: Target, settings: Settings, now: float) -> float:
+    def eject(self, target: Target, settings: model.Eject, now: float) -> float:
         """Set `target` aside. Returns for how many seconds: longer each time, unless it has behaved for a while since."""
         target.ejections = self.earlier(target, settings, now) + 1
         seconds = min(settings.base * target.ejections, settings.max)
@@ -137,7 +107,7 @@ class Record:
         if self.window is not None:
             self.window.clear()
 
-    def earlier(self, target: Target, settings: Settings, now: float) -> int:
+    def earlier(self, target: Target, settings: model.Eject, now: float) -> int:
         """Ejections that still count: one is forgotten in each window in which the target has served."""
         if target.ejected_until or not target.ejections:
             return target.ejections

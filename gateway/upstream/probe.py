@@ -11,7 +11,7 @@ import asyncio
 import socket
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import aiohttp
 from yarl import URL
@@ -19,69 +19,13 @@ from yarl import URL
 from gateway.upstream.pool import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from collections.abc import Set as AbstractSet
-
     from gateway.config import model
+    from gateway.upstream.upstream import Target
 
 MATCHED = 64 * 1024
 """Bytes of a body that are looked through."""
 MOST_WORDS = 120
 """Characters of a foreign error message that people are shown."""
-
-
-class Expect(Protocol):
-    """What is read of `health.expect`."""
-
-    @property
-    def status(self) -> Sequence[object]:
-        """Ranges: a status that is `in` any of them passes."""
-
-    @property
-    def body(self) -> str | None:
-        """A text that the body must hold."""
-
-
-class Question(Protocol):
-    """What is read of `health:` to ask; how often is in `health.Settings`."""
-
-    @property
-    def path(self) -> str | None:
-        """Asked for as it stands, beside the path of the target's URL."""
-
-    @property
-    def tcp(self) -> bool:
-        """Only connect."""
-
-    @property
-    def method(self) -> str:
-        """Of the request."""
-
-    @property
-    def port(self) -> int | None:
-        """In place of the target's."""
-
-    @property
-    def headers(self) -> Mapping[str, str | None]:
-        """Of the request."""
-
-    @property
-    def expect(self) -> Expect:
-        """What passes."""
-
-
-class Address(Protocol):
-    """What is read of a target."""
-
-    unix: str | None
-    url: str
-    endpoint: Place
-
-
-class Place(Protocol):
-    """A target's scheme, host and port."""
-
-    url: URL
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +44,7 @@ class Probes:
         self.context = context
         self._sessions = Pool(tls, encrypted=False)
 
-    async def ask(self, target: Address, question: Question, host: str | None) -> Answer:
+    async def ask(self, target: Target, question: model.Health, host: str | None) -> Answer:
         """Ask `target`; `host` is the Host to ask for, None: its own. There is no time limit in here."""
         try:
             if question.tcp:
@@ -113,7 +57,7 @@ class Probes:
         """Cut what is under way."""
         await self._sessions.aclose()
 
-    async def _connect(self, target: Address, question: Question) -> Answer:
+    async def _connect(self, target: Target, question: model.Health) -> Answer:
         loop = asyncio.get_running_loop()
         if target.unix is not None:
             transport, _ = await loop.create_unix_connection(asyncio.Protocol, target.unix)
@@ -126,7 +70,7 @@ class Probes:
         transport.abort()
         return Answer("pass", "connected")
 
-    async def _request(self, target: Address, question: Question, host: str | None) -> Answer:
+    async def _request(self, target: Target, question: model.Health, host: str | None) -> Answer:
         fields = {"User-Agent": "gateway-health-check", "Accept-Encoding": "identity"}
         if host is not None:
             fields["Host"] = host
@@ -149,16 +93,16 @@ class Probes:
             return answer
 
 
-def _url(target: Address, question: Question) -> URL:
+def _url(target: Target, question: model.Health) -> URL:
     url = target.endpoint.url
     if question.port is not None and target.unix is None:
         url = url.with_port(question.port)
     return URL(f"{url.scheme}://{url.raw_authority}{question.path}", encoded=True)
 
 
-async def _judge(response: aiohttp.ClientResponse, expect: Expect) -> Answer:
+async def _judge(response: aiohttp.ClientResponse, expect: model.Expect) -> Answer:
     status = response.status
-    if not any(status in wanted for wanted in _ranges(expect)):
+    if not any(status in wanted for wanted in expect.status):
         return Answer("fail", f"status {status}")
     if expect.body is None:
         return Answer("pass", f"status {status}")
@@ -172,10 +116,6 @@ async def _judge(response: aiohttp.ClientResponse, expect: Expect) -> Answer:
         if len(seen) == MATCHED:
             return Answer("fail", f"the first {MATCHED // 1024} KiB of the body lack the text")
     return Answer("fail", "the body lacks the text")
-
-
-def _ranges(expect: Expect) -> Sequence[AbstractSet[int]]:
-    return expect.status  # type: ignore[return-value]
 
 
 def _words(error: Exception) -> str:

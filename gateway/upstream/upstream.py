@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from gateway import errors
 from gateway.upstream import balance
 from gateway.upstream.idle import Connections
+from gateway.upstream.liveness import Liveness
 from gateway.upstream.pool import Pool, stamps
 from gateway.upstream.retry import Budget
 from gateway.upstream.wire import Dialer, Endpoint
@@ -132,6 +133,7 @@ class Upstream:
         meter.source = self
         self.targets: tuple[Target, ...] = ()
         self.budget = Budget(clock)
+        self.liveness = Liveness(self, meter.events)
         self.settings: model.Upstream
         self.host = "pass"
         """pass, target, or a fixed name; `fixed_host` is that name, or None."""
@@ -201,7 +203,12 @@ class Upstream:
             if settings.balance == "round_robin"
             else balance.two_choices
         )
+        self.liveness.apply(settings, pool.context)
         self.refresh()
+
+    def start(self) -> None:
+        """Begin what goes on without requests, such as health checks. Idempotent; needs the running loop."""
+        self.liveness.start()
 
     def refresh(self) -> None:
         """Find out anew from whom `pick` draws. To be called after any change of a target's state, weight or labels."""
@@ -234,6 +241,7 @@ class Upstream:
     async def aclose(self) -> None:
         """End every connection at rest now, every other when its request ends; close the session."""
         self.close()
+        await self.liveness.aclose()
         if self.meter.source is self:
             self.meter.source = None
         for pool in [*self._former, self._pool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 
 import pytest
@@ -11,17 +11,23 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway import errors
+from gateway.config import model
 from gateway.upstream.breaker import TABLE, Breaker, Cause, Permit, State
 from gateway.upstream.window import BUCKETS, Window
 
 
-@dataclass(frozen=True)
-class Circuit:
-    error_ratio: float = 0.5
-    min_requests: int = 4
-    window: float = 10.0
-    open: float = 5.0
-    half_open_requests: int = 3
+def circuit_of(**other: float) -> model.Circuit:
+    """A `circuit:` with thresholds that a test can count by hand, but for `other`."""
+    return model.Circuit(
+        **{
+            "error_ratio": 0.5,
+            "min_requests": 4,
+            "window": 10.0,
+            "open": 5.0,
+            "half_open_requests": 3,
+            **other,
+        }
+    )
 
 
 @dataclass
@@ -46,12 +52,13 @@ def begin(breaker: Breaker, now: float) -> Permit:
     return permit
 
 
-def closed(circuit: Circuit = Circuit()) -> tuple[Breaker, Heard]:
+def closed(circuit: model.Circuit | None = None) -> tuple[Breaker, Heard]:
     heard = Heard()
-    return Breaker(circuit, 0.0, heard), heard
+    return Breaker(circuit or circuit_of(), 0.0, heard), heard
 
 
-def opened(circuit: Circuit = Circuit()) -> tuple[Breaker, Heard]:
+def opened(circuit: model.Circuit | None = None) -> tuple[Breaker, Heard]:
+    circuit = circuit or circuit_of()
     breaker, heard = closed(circuit)
     for _ in range(circuit.min_requests):
         begin(breaker, 0.0).failed(RESET, 0.0)
@@ -92,7 +99,7 @@ def test_too_many_failures_open_it_and_it_says_how_many() -> None:
 
 
 def test_a_share_of_failures_below_the_ratio_leaves_it_closed() -> None:
-    breaker, _ = closed(Circuit(error_ratio=0.5, min_requests=3))
+    breaker, _ = closed(circuit_of(error_ratio=0.5, min_requests=3))
     for number in range(300):
         begin(breaker, 1.0).answered(503 if number % 3 == 2 else 200, 1.0)
     assert breaker.state is State.CLOSED
@@ -107,14 +114,14 @@ def test_failures_that_have_left_the_window_do_not_count() -> None:
 
 
 def test_a_verdict_that_nobody_can_give_counts_for_nothing() -> None:
-    breaker, _ = closed(Circuit(min_requests=1))
+    breaker, _ = closed(circuit_of(min_requests=1))
     begin(breaker, 0.0).lost()
     assert breaker.state is State.CLOSED
     assert not breaker.refuses
 
 
 def test_what_is_not_the_targets_fault_is_no_failure_and_no_success() -> None:
-    breaker, _ = closed(Circuit(min_requests=1))
+    breaker, _ = closed(circuit_of(min_requests=1))
     begin(breaker, 0.0).failed(errors.ClientClosed(), 0.0)
     begin(breaker, 0.0).failed(errors.UpstreamIdleClosed(), 0.0)
     begin(breaker, 0.0).failed(errors.PoolTimeout(), 0.0)
@@ -155,7 +162,7 @@ def test_outcomes_of_tries_that_began_before_it_opened_move_nothing() -> None:
 
 
 def test_of_many_tries_at_once_exactly_as_many_as_are_written_get_through() -> None:
-    breaker, heard = opened(Circuit(half_open_requests=3))
+    breaker, heard = opened(circuit_of(half_open_requests=3))
     permits = [breaker.admit(5.0) for _ in range(100)]
     assert [permit is not None for permit in permits] == [True] * 3 + [False] * 97
     given = [permit for permit in permits if permit is not None]
@@ -188,7 +195,7 @@ def test_one_failed_trial_opens_it_again_for_as_long_and_the_others_are_not_hear
 
 
 def test_a_trial_whose_client_has_left_gives_its_place_to_another() -> None:
-    breaker, _ = opened(Circuit(half_open_requests=1))
+    breaker, _ = opened(circuit_of(half_open_requests=1))
     permit = begin(breaker, 5.0)
     assert breaker.refuses
     permit.lost()
@@ -200,7 +207,7 @@ def test_a_trial_whose_client_has_left_gives_its_place_to_another() -> None:
 def test_whoever_is_told_hears_of_every_change_of_what_is_refused() -> None:
     seen: list[bool] = []
     breaker = Breaker(
-        Circuit(min_requests=1, half_open_requests=1),
+        circuit_of(min_requests=1, half_open_requests=1),
         0.0,
         lambda breaker, before: seen.append(breaker.refuses),
     )
@@ -216,31 +223,31 @@ def test_whoever_is_told_hears_of_every_change_of_what_is_refused() -> None:
 
 def test_other_thresholds_hold_at_once_and_the_state_stays() -> None:
     breaker, _ = opened()
-    breaker.apply(replace(Circuit(), open=60.0), 1.0)
+    breaker.apply(circuit_of(open=60.0), 1.0)
     assert (breaker.state, breaker.wakes) == (State.OPEN, 60.0)
-    breaker.apply(replace(Circuit(), open=1.0), 1.5)
+    breaker.apply(circuit_of(open=1.0), 1.5)
     assert breaker.state is State.HALF_OPEN
     begin(breaker, 1.5).answered(200, 1.5)
-    breaker.apply(replace(Circuit(), half_open_requests=1), 2.0)
+    breaker.apply(circuit_of(half_open_requests=1), 2.0)
     assert breaker.state is State.CLOSED
 
 
 def test_a_lower_ratio_opens_it_with_the_next_failure() -> None:
-    breaker, _ = closed(Circuit(error_ratio=0.9, min_requests=2))
+    breaker, _ = closed(circuit_of(error_ratio=0.9, min_requests=2))
     for _ in range(5):
         begin(breaker, 0.0).answered(200, 0.0)
-    breaker.apply(Circuit(error_ratio=0.1, min_requests=2), 0.0)
+    breaker.apply(circuit_of(error_ratio=0.1, min_requests=2), 0.0)
     begin(breaker, 0.0).failed(RESET, 0.0)
     assert breaker.state is State.OPEN
 
 
 def test_more_trials_make_room_and_fewer_take_it() -> None:
-    breaker, _ = opened(Circuit(half_open_requests=1))
+    breaker, _ = opened(circuit_of(half_open_requests=1))
     breaker.admit(5.0)
     assert breaker.refuses
-    breaker.apply(Circuit(half_open_requests=2), 5.0)
+    breaker.apply(circuit_of(half_open_requests=2), 5.0)
     assert not breaker.refuses
-    breaker.apply(Circuit(half_open_requests=1), 5.0)
+    breaker.apply(circuit_of(half_open_requests=1), 5.0)
     assert breaker.refuses
 
 
@@ -252,7 +259,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.circuit = Circuit()
+        self.circuit = circuit_of()
         self.now = 0.0
         self.heard = Heard()
         self.breaker = Breaker(self.circuit, 0.0, self.heard)

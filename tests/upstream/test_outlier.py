@@ -9,18 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import errors
+from gateway.config.model import Eject
 from gateway.upstream.outlier import FAILURES, Record, is_failure, may_eject
-
-
-@dataclass(frozen=True)
-class Eject:
-    consecutive_failures: int | None = 5
-    failure_ratio: float | None = None
-    min_requests: int = 10
-    window: float = 30.0
-    base: float = 10.0
-    max: float = 300.0
-    max_percent: float = 50.0
 
 
 @dataclass(eq=False)
