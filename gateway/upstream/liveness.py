@@ -201,7 +201,6 @@ class Liveness:
     def went_up(self, target: Target, why: str) -> None:
         """Active checks say so."""
         target.healthy = True
-        target.started = self.clock.now()
         self._changed(target, "target_up", why)
 
     def unknown(self, target: Target, why: str) -> None:
@@ -231,9 +230,7 @@ class Liveness:
 
     def _restore(self, target: Target, why: str) -> None:
         self._cancel(("ejected", target))
-        now = self.clock.now()
-        self._watches[target].record.restore(target, now)
-        target.started = now
+        self._watches[target].record.restore(target, self.clock.now())
         self._changed(target, "restored", why)
 
     # ── circuits ──
@@ -261,8 +258,10 @@ class Liveness:
     # ── what all have in common ──
 
     def _changed(self, target: Target, kind: Kind, why: str) -> None:
-        target.since = self.clock.now()
+        target.since = now = self.clock.now()
         target.why = why
+        if kind in ("target_up", "restored"):
+            target.started = now
         self._events.record(kind, upstream=self.upstream.name, target=target.name, why=why)
         self.upstream.refresh()
 
