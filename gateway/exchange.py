@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.clock import Watched
     from gateway.edge import Incoming
     from gateway.errors import GatewayError
+    from gateway.middleware.mirror import Tap
     from gateway.relay import Upload
     from gateway.snapshot import Route, Snapshot
     from gateway.upstream.upstream import Target
@@ -65,6 +66,8 @@ class Exchange:
     target_name: str = ""
     """host:port of the target as configured."""
     attempts: int = 0
+    tap: Tap | None = None
+    """Is shown what passes, where the exchange is to be mirrored."""
 
     # ── what came of it ──
     began: float = 0.0

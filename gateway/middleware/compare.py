@@ -86,6 +86,11 @@ class Comparison:
                 raise ValueError(f"{word!r} is no status, header.NAME, body or body.$.PATH")
         self._rules = tuple(rules)
 
+    @property
+    def reads_body(self) -> bool:
+        """Whether bodies are looked at."""
+        return self._body
+
     def differences(self, sent: Answer, mirrored: Answer) -> list[Difference]:
         """What is not the same, at most MOST things; `sent` is what the client got."""
         found: list[Difference] = []
