@@ -2,7 +2,7 @@
 
 Rules of this file: each process appends one line for each request to the file that DRILL_JOURNAL
 names, before it answers: what it was asked is known even when it is killed. Nothing of the gateway
-is imported. `python -m tests.kit.apps PORT` runs the server that misbehaves; its commands come on
+is imported. `python -m tests.kit.apps HOST PORT` runs the server that misbehaves; its commands come on
 standard input, one a line, see `Raw.obey`.
 
 Paths: `/ready` answers at once and is not written down; `/wait/MS` answers after so many
@@ -213,11 +213,11 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def _main(port: int) -> None:
+async def _main(host: str, port: int) -> None:
     raw = Raw()
     loop = asyncio.get_running_loop()
     loop.add_reader(sys.stdin.fileno(), lambda: _commands(raw))
-    server = await asyncio.start_server(raw.serve, "127.0.0.1", port, backlog=1024)
+    server = await asyncio.start_server(raw.serve, host, port, backlog=1024)
     journal.note("listening")
     async with server:
         await server.serve_forever()
@@ -232,4 +232,4 @@ def _commands(raw: Raw) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1])))
+    asyncio.run(_main(sys.argv[1], int(sys.argv[2])))

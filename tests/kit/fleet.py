@@ -106,15 +106,15 @@ class Program:
 class Origin(Program):
     """One upstream: `kind` is uvicorn, gthread, sync (gunicorn's workers) or raw."""
 
-    def __init__(self, name: str, folder: Path, kind: str, options: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, folder: Path, kind: str, held: socket.socket, options: Sequence[str]
+    ) -> None:
         super().__init__(name, folder)
         self.kind = kind
         self._options = options
-        self._held = socket.socket()
-        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._held.bind(("127.0.0.1", 0))
-        self.port = int(self._held.getsockname()[1])
-        self.address = f"127.0.0.1:{self.port}"
+        self._held = held
+        self.host, self.port = held.getsockname()
+        self.address = f"{self.host}:{self.port}"
         """As metrics name the target."""
         self.url = f"http://{self.address}"
         self._journal = folder / f"{name}.journal"
@@ -123,9 +123,10 @@ class Origin(Program):
 
     def command(self) -> list[str]:
         if self.kind == "raw":
-            return ["-m", "tests.kit.apps", str(self.port)]
+            return ["-m", "tests.kit.apps", self.host, str(self.port)]
         if self.kind == "uvicorn":
-            words = ["-m", "uvicorn", "tests.kit.apps:asgi", "--port", str(self.port)]
+            words = ["-m", "uvicorn", "tests.kit.apps:asgi"]
+            words += ["--host", self.host, "--port", str(self.port)]
             quiet = ["--no-access-log", "--log-level", "warning"]
             grace = ["--timeout-graceful-shutdown", str(GRACE)]
             return [*words, *quiet, *grace, *self._options]
@@ -295,11 +296,17 @@ class Fleet:
         self.folder = folder
         self._programs: list[Program] = []
 
-    async def origins(self, *kinds: str, options: Sequence[str] = ()) -> list[Origin]:
-        """Start upstreams of these kinds, all at once; they are called `a`, `b`, `c` …"""
-        first = len(self._programs)
+    async def origins(
+        self, *kinds: str, hosts: Sequence[str] = (), options: Sequence[str] = ()
+    ) -> list[Origin]:
+        """Start upstreams of these kinds, all at once; they are called `a`, `b`, `c` …
+
+        With `hosts`, each has a loopback address of its own, and all have the same port.
+        """
+        first = ord("a") + len(self._programs)
+        held = _held(hosts) if hosts else [_held(["127.0.0.1"])[0] for _ in kinds]
         origins = [
-            Origin(chr(ord("a") + first + number), self.folder, kind, options)
+            Origin(chr(first + number), self.folder, kind, held[number], options)
             for number, kind in enumerate(kinds)
         ]
         self._programs += origins
@@ -317,6 +324,23 @@ class Fleet:
         """Kill what still runs, the gateway first: it must not see its upstreams die."""
         for program in reversed(self._programs):
             await program.close()
+
+
+def _held(hosts: Sequence[str]) -> list[socket.socket]:
+    """One socket for each host, all on the same port, which is free on all of them."""
+    for _ in range(20):
+        held: list[socket.socket] = []
+        try:
+            for host in hosts:
+                held.append(socket.socket())
+                held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                held[-1].bind((host, held[0].getsockname()[1] if len(held) > 1 else 0))
+        except OSError:
+            for one in held:
+                one.close()
+        else:
+            return held
+    raise AssertionError(f"no port is free on all of {hosts}")
 
 
 def before(origins: Sequence[Origin], **sections: Any) -> dict[str, Any]:
