@@ -28,7 +28,7 @@ async def test_retries_do_not_make_a_brown_out_worse(fleet: Fleet) -> None:
         for origin in origins:
             await origin.tell("delay 0.4")
         slow_from = asyncio.get_running_loop().time()
-        await asyncio.sleep(5)
+        await asyncio.sleep(4)
         for origin in origins:
             await origin.tell("delay 0.04")
         await load.settle()
@@ -37,7 +37,7 @@ async def test_retries_do_not_make_a_brown_out_worse(fleet: Fleet) -> None:
         hurt = load.failed()
         load.at(80)
         await asyncio.sleep(1)
-    assert asked > 300
+    assert asked > 250
     assert len(hurt) > 100
     assert {outcome.word for outcome in hurt} == {"504 upstream_header_timeout"}
     assert min(outcome.began for outcome in hurt) > slow_from - 1
