@@ -1,8 +1,8 @@
-"""The metrics as Prometheus sees them: every name, label and help text, once.
+"""The metrics as Prometheus sees them, made of the meters when somebody scrapes.
 
 Rules of this file: it reads meters and counts nothing, and copies each dict before it walks it, so
-that it may run in a thread beside the event loop that counts. A metric that is not in CATALOGUE
-does not exist; docs/reference/metrics.md is made from it.
+that it may run in a thread beside the event loop that counts. Names, labels and help texts are in
+catalogue.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import platform
 from importlib.metadata import version as version_of
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client import exposition as text_format
@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from gateway import __version__
+from gateway.observe.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,158 +33,8 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from gateway.observe.metrics import Histogram, Metrics, RouteMeter, UpstreamMeter
+    from gateway.upstream.upstream import Target
 
-
-class Declared(NamedTuple):
-    """One metric: what it is called, what it tells."""
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-    help: str
-
-
-CATALOGUE = (
-    Declared(
-        "gateway_requests_total",
-        "counter",
-        ("route", "method", "status", "source"),
-        "Requests by the status that went out and by who made that head: "
-        "upstream, gateway, or client (499: it left before there was one).",
-    ),
-    Declared(
-        "gateway_request_duration_seconds",
-        "histogram",
-        ("route", "method", "status_class"),
-        "From the parsed request head to the last byte of the reply; for a WebSocket to its 101.",
-    ),
-    Declared(
-        "gateway_overhead_seconds",
-        "histogram",
-        ("route",),
-        "The gateway's own share of a forwarded request: "
-        "head parsed to request written, and upstream head read to head written.",
-    ),
-    Declared(
-        "gateway_upstream_request_duration_seconds",
-        "histogram",
-        ("upstream", "status_class"),
-        "From the written request to the upstream's response head.",
-    ),
-    Declared(
-        "gateway_upstream_time_to_last_byte_seconds",
-        "histogram",
-        ("upstream",),
-        "From the written request to the last byte of the upstream's response.",
-    ),
-    Declared(
-        "gateway_errors_total",
-        "counter",
-        ("route", "reason"),
-        "Requests that failed, once each, by the reason that the client was told.",
-    ),
-    Declared(
-        "gateway_requests_in_flight",
-        "gauge",
-        ("route",),
-        "Requests under way, WebSockets excepted.",
-    ),
-    Declared(
-        "gateway_websockets_in_flight", "gauge", ("route",), "Upgraded connections that are open."
-    ),
-    Declared("gateway_request_bytes_total", "counter", ("route",), "Bytes of request bodies."),
-    Declared("gateway_response_bytes_total", "counter", ("route",), "Bytes of response bodies."),
-    Declared(
-        "gateway_upstream_requests_total",
-        "counter",
-        ("upstream", "target", "status_class"),
-        "Tries at a target, by the status class of what came back, or none.",
-    ),
-    Declared(
-        "gateway_upstream_target_up",
-        "gauge",
-        ("upstream", "target"),
-        "Whether a target is chosen: 1, else 0.",
-    ),
-    Declared(
-        "gateway_upstream_target_weight", "gauge", ("upstream", "target"), "Weight as configured."
-    ),
-    Declared(
-        "gateway_upstream_connections",
-        "gauge",
-        ("upstream", "state"),
-        "Connections to an upstream: active (on lease or being made) and idle.",
-    ),
-    Declared(
-        "gateway_upstream_connections_opened_total",
-        "counter",
-        ("upstream",),
-        "Connections that were made.",
-    ),
-    Declared(
-        "gateway_upstream_connections_reused_total",
-        "counter",
-        ("upstream",),
-        "How often a request was given a connection that had served one before.",
-    ),
-    Declared(
-        "gateway_pool_wait_seconds",
-        "histogram",
-        ("upstream",),
-        "How long requests waited for a connection; those that found one at once are not in it.",
-    ),
-    Declared(
-        "gateway_queue_length", "gauge", ("upstream",), "Requests that wait for a connection now."
-    ),
-    Declared(
-        "gateway_retries_total",
-        "counter",
-        ("upstream", "reason", "outcome"),
-        "Tries that failed where another came, or could have come: "
-        "success, failure, no_budget, not_replayable.",
-    ),
-    Declared(
-        "gateway_retry_budget_exhausted_total",
-        "counter",
-        ("upstream",),
-        "How often a second try was wanted and the retry budget was spent.",
-    ),
-    Declared("gateway_config_reloads_total", "counter", ("result",), "Reloads: success, failure."),
-    Declared(
-        "gateway_config_last_reload_successful",
-        "gauge",
-        (),
-        "Whether the last reload (or the start) was taken: 1, else 0.",
-    ),
-    Declared(
-        "gateway_config_last_success_timestamp_seconds",
-        "gauge",
-        (),
-        "Unix time since which the present configuration serves.",
-    ),
-    Declared(
-        "gateway_config_info", "info", ("hash", "generation"), "The configuration that serves."
-    ),
-    Declared("gateway_build_info", "info", ("version", "python", "aiohttp", "loop"), "What runs."),
-    Declared(
-        "gateway_event_loop_lag_seconds",
-        "histogram",
-        ("worker",),
-        "How late a timer of the event loop fired; ten samples a second.",
-    ),
-    Declared(
-        "gateway_access_log_dropped_total",
-        "counter",
-        (),
-        "Lines that were not written, since the writer could not keep up.",
-    ),
-    Declared(
-        "gateway_label_values_dropped_total",
-        "counter",
-        ("metric",),
-        "How often a label value was folded into _other, since max_label_values was reached.",
-    ),
-)
 
 CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx", "5xx", "5xx", "5xx", "5xx")
 """Status classes by status // 100. RFC 9110 section 15: a code outside the known classes is treated
@@ -253,6 +104,12 @@ def _add_route(page: _Page, route: RouteMeter) -> None:
     page.add_histogram("gateway_overhead_seconds", route.overhead, name)
     for reason, count in list(route.errors.items()):
         page.add("gateway_errors_total", count, name, reason)
+    for importance, count in list(route.shed.items()):
+        page.add("gateway_shed_total", count, name, importance)
+    for result, count in list(route.mirrored.items()):
+        page.add("gateway_mirror_requests_total", count, name, result)
+    for kind, count in list(route.mismatches.items()):
+        page.add("gateway_mirror_mismatches_total", count, name, kind)
     page.add("gateway_requests_in_flight", route.in_flight, name)
     page.add("gateway_websockets_in_flight", route.websockets, name)
     page.add("gateway_request_bytes_total", route.bytes_in, name)
@@ -261,11 +118,11 @@ def _add_route(page: _Page, route: RouteMeter) -> None:
 
 def _add_upstream(page: _Page, upstream: UpstreamMeter) -> None:
     name = upstream.name
-    for target, meter in list(upstream.targets.items()):
+    for meter in {id(one): one for one in list(upstream.targets.values())}.values():
         by_class = [*meter.by_class[:5], sum(meter.by_class[5:])]
         for word, count in zip(CLASSES, by_class, strict=False):
             if count:
-                page.add("gateway_upstream_requests_total", count, name, target, word)
+                page.add("gateway_upstream_requests_total", count, name, meter.label, word)
     for status_class, histogram in list(upstream.heads.items()):
         page.add_histogram(
             "gateway_upstream_request_duration_seconds", histogram, name, status_class
@@ -277,24 +134,41 @@ def _add_upstream(page: _Page, upstream: UpstreamMeter) -> None:
     page.add("gateway_retry_budget_exhausted_total", upstream.budget_exhausted, name)
     for (reason, outcome), count in list(upstream.retries.items()):
         page.add("gateway_retries_total", count, name, reason, outcome)
+    for outcome, count in list(upstream.hedges.items()):
+        page.add("gateway_hedges_total", count, name, outcome)
+
+
+class _Label:
+    """What is said of one target, or of all those that share a label."""
+
+    def __init__(self) -> None:
+        self.up = 1
+        self.weight = 0
+
+    def add(self, target: Target) -> None:
+        self.up = min(self.up, int(target.available))
+        self.weight += target.weight
 
 
 def _add_source(page: _Page, upstream: UpstreamMeter) -> None:
     if upstream.source is None:
         return
     name = upstream.name
-    weights: dict[str, int] = {}
-    opened = idle = queued = 0
+    labels: dict[str, _Label] = {}
+    opened = idle = queued = ejected = 0
     for target in upstream.source.targets:
-        # Under the name that its meter has: beyond the cap several targets share one.
-        label = upstream.label(target.name)
-        weights[label] = weights.get(label, 0) + target.weight
+        # Not `upstream.target`: that may change it, and this may be another thread.
+        meter = upstream.targets.get(target.name)
+        if meter is not None:
+            labels.setdefault(meter.label, _Label()).add(target)
         opened += target.connections.open
         idle += len(target.connections.resting)
         queued += len(target.connections.waiting)
-    for label, weight in weights.items():
-        page.add("gateway_upstream_target_up", 1, name, label)
-        page.add("gateway_upstream_target_weight", weight, name, label)
+        ejected += bool(target.ejected_until)
+    for label, said in labels.items():
+        page.add("gateway_upstream_target_up", said.up, name, label)
+        page.add("gateway_upstream_target_weight", said.weight, name, label)
+    page.add("gateway_upstream_ejected", ejected, name)
     page.add("gateway_upstream_connections", opened - idle, name, "active")
     page.add("gateway_upstream_connections", idle, name, "idle")
     page.add("gateway_queue_length", queued, name)

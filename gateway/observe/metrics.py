@@ -19,7 +19,7 @@ from gateway.observe.events import Events
 from gateway.observe.families import CLASSES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from gateway.config import model
     from gateway.exchange import Exchange
@@ -80,6 +80,12 @@ class RouteMeter:
         self.bytes_in = 0
         self.bytes_out = 0
         self.errors: Counter[str] = Counter()
+        self.shed: Counter[str] = Counter()
+        """Refused while the event loop was late, by the route's importance."""
+        self.mirrored: Counter[str] = Counter()
+        """Copies, by result: match, mismatch, failed, dropped."""
+        self.mismatches: Counter[str] = Counter()
+        """What differed, by kind: status, header, body."""
         self.shed: Counter[str] = Counter()
         """Requests refused while the event loop was late, by the route's importance."""
         self.mirrored: Counter[str] = Counter()
@@ -164,11 +170,12 @@ class UnmatchedMeter(RouteMeter):
 
 
 class TargetMeter:
-    """Tries at one target."""
+    """Tries at one target, or at all those that share a label."""
 
-    __slots__ = ("by_class",)
+    __slots__ = ("by_class", "label")
 
-    def __init__(self) -> None:
+    def __init__(self, label: str) -> None:
+        self.label = label
         self.by_class = [0] * len(CLASSES)
         """Tries by status // 100 of what came back; 0: nothing did."""
 
@@ -188,6 +195,12 @@ class UpstreamMeter:
         at a scrape.
         """
         self.targets: dict[str, TargetMeter] = {}
+        """By name, of the present targets; beyond the cap several share one."""
+        self._gone: dict[str, TargetMeter] = {}
+        """Of targets that have left, in that order: a counter goes on where its target comes back."""
+        self._other = TargetMeter(OTHER)
+        self.hedges: Counter[str] = Counter()
+        """By outcome: won, lost, not_sent."""
         self.retries: Counter[tuple[str, str]] = Counter()
         self.heads: dict[str, Histogram] = {}
         self.last_bytes = Histogram(metrics.buckets)
@@ -202,12 +215,34 @@ class UpstreamMeter:
         """
         meter = self.targets.get(name)
         if meter is None:
-            meter = self.targets.setdefault(self.label(name), TargetMeter())
+            # A try may end when its target has left: that is counted, and shown if it comes back.
+            meter = self._gone[name] if name in self._gone else self._enter(name)
         return meter
 
-    def label(self, name: str) -> str:
-        """What stands for the target `name` in a label: its name, or `_other` beyond the cap."""
-        return self._metrics.bounded_target(name)
+    def present(self, names: Iterable[str]) -> None:
+        """These are the targets now: others leave the exposition, and their labels are free."""
+        wanted = dict.fromkeys(names)
+        for name in [name for name in self.targets if name not in wanted]:
+            meter = self.targets.pop(name)
+            if meter.label != OTHER:
+                self._metrics.free_target(name)
+                self._gone[name] = meter
+        while len(self._gone) > self._metrics.most:
+            del self._gone[next(iter(self._gone))]
+        for name in wanted:
+            if name not in self.targets:
+                self._enter(name)
+
+    def _enter(self, name: str) -> TargetMeter:
+        label = self._metrics.bounded_target(name)
+        if label == OTHER:
+            meter = self._other
+        elif name in self._gone:
+            meter = self._gone.pop(name)
+        else:
+            meter = TargetMeter(label)
+        self.targets[name] = meter
+        return meter
 
     def waited(self, seconds: float) -> None:
         """A request has waited for a connection."""
@@ -240,11 +275,13 @@ class Metrics:
         self.events = Events(Clock().wall) if events is None else events
         """What has changed, for those who count and know nothing else of the worker."""
         self.buckets: tuple[float, ...] = settings.buckets
-        self._most = settings.max_label_values
+        self.most = settings.max_label_values
+        """Values that a label may take."""
         self.routes: dict[str, RouteMeter] = {}
         self.upstreams: dict[str, UpstreamMeter] = {}
         self._statuses: set[int] = set()
-        self._targets: set[str] = set()
+        self._targets: Counter[str] = Counter()
+        """Names of present targets, and how many upstreams have them."""
         self.access_log_dropped = 0
         self.label_values_dropped: Counter[str] = Counter()
         """By metric: how often a value was folded into `_other`."""
@@ -263,7 +300,7 @@ class Metrics:
         """Take new settings at a reload. Other buckets begin their histograms anew: old counts do
         not fit them.
         """
-        self._most = settings.max_label_values
+        self.most = settings.max_label_values
         if settings.buckets == self.buckets:
             return
         self.buckets = settings.buckets
@@ -283,7 +320,7 @@ class Metrics:
             if name == UNMATCHED:
                 meter = UnmatchedMeter(name, self)
             else:
-                if len(self.routes) >= self._most:
+                if len(self.routes) >= self.most:
                     self.label_values_dropped["gateway_requests_total"] += 1
                     name = OTHER
                 meter = self.routes.get(name) or RouteMeter(name, self)
@@ -294,7 +331,7 @@ class Metrics:
         """The meter of an upstream, the same for every generation."""
         meter = self.upstreams.get(name)
         if meter is None:
-            if len(self.upstreams) >= self._most:
+            if len(self.upstreams) >= self.most:
                 self.label_values_dropped["gateway_upstream_requests_total"] += 1
                 name = OTHER
             meter = self.upstreams.get(name) or UpstreamMeter(name, self)
@@ -320,20 +357,25 @@ class Metrics:
     def bounded_status(self, status: int) -> int | str:
         """`status`, or `_other` where it would be one value too many."""
         if status not in self._statuses:
-            if len(self._statuses) >= self._most:
+            if len(self._statuses) >= self.most:
                 self.label_values_dropped["gateway_requests_total"] += 1
                 return OTHER
             self._statuses.add(status)
         return status
 
     def bounded_target(self, name: str) -> str:
-        """`name` of a target, or `_other` where it would be one value too many."""
-        if name not in self._targets:
-            if len(self._targets) >= self._most:
-                self.label_values_dropped["gateway_upstream_requests_total"] += 1
-                return OTHER
-            self._targets.add(name)
+        """`name` of a target that has come, or `_other` where it would be one value too many."""
+        if name not in self._targets and len(self._targets) >= self.most:
+            self.label_values_dropped["gateway_upstream_requests_total"] += 1
+            return OTHER
+        self._targets[name] += 1
         return name
+
+    def free_target(self, name: str) -> None:
+        """A target that `bounded_target` has let in has left one upstream."""
+        self._targets[name] -= 1
+        if not self._targets[name]:
+            del self._targets[name]
 
     def exposition(self, accept: str | None) -> tuple[bytes, str]:
         """The page that a scraper reads, and its content type.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.errors import ClientError, Overload, UpstreamError, reasons
-from gateway.observe.families import CATALOGUE
+from gateway.observe.catalogue import CATALOGUE
 from gateway.observe.lines import FIELDS
 from gateway.observe.masks import HEADERS, QUERY
 from gateway.observe.metrics import LAG_BUCKETS, OVERHEAD_BUCKETS

@@ -192,6 +192,7 @@ class Upstream:
         for gone in known.values():
             gone.connections.close()
         self.targets = tuple(targets)
+        self.meter.present(target.name for target in targets)
         self.settings = settings
         self.host = settings.host
         self.fixed_host = (
@@ -244,6 +245,7 @@ class Upstream:
         await self.liveness.aclose()
         if self.meter.source is self:
             self.meter.source = None
+            self.meter.present(())
         for pool in [*self._former, self._pool]:
             if pool is not None:
                 await pool.aclose()

@@ -97,12 +97,21 @@ class StandIn:
         return cast("Snapshot", SimpleNamespace(config=self.config, generation=self.generation))
 
 
-def target(name: str = "10.0.0.9:8000", *, opened: int = 3, idle: int = 1, waiting: int = 0) -> Any:
-    """A target as an upstream has it."""
+def target(
+    name: str = "10.0.0.9:8000", *, opened: int = 3, idle: int = 1, waiting: int = 0, **state: Any
+) -> Any:
+    """A target as an upstream has it; anything can be set by name."""
     connections = SimpleNamespace(open=opened, resting=[None] * idle, waiting=[None] * waiting)
-    return SimpleNamespace(
-        name=name, url=f"http://{name}", weight=2, in_flight=2, connections=connections
-    )
+    usual: dict[str, Any] = {
+        "name": name,
+        "url": f"http://{name}",
+        "weight": 2,
+        "in_flight": 2,
+        "connections": connections,
+        "available": True,
+        "ejected_until": 0.0,
+    }
+    return SimpleNamespace(**{**usual, **state})
 
 
 def samples(metrics: Metrics) -> dict[str, float]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from gateway.config import model
-from gateway.observe.families import CATALOGUE, prefers_openmetrics
+from gateway.observe.catalogue import CATALOGUE
+from gateway.observe.families import prefers_openmetrics
 from gateway.observe.metrics import Histogram, Metrics
 from tests.kit.programs import need
 from tests.observe.stand_in import exchange, refused, samples, target
@@ -28,6 +30,7 @@ CONTRACT = {
     "gateway_upstream_requests_total": "upstream target status_class",
     "gateway_upstream_target_up": "upstream target",
     "gateway_upstream_target_weight": "upstream target",
+    "gateway_upstream_ejected": "upstream",
     "gateway_upstream_connections": "upstream state",
     "gateway_upstream_connections_opened_total": "upstream",
     "gateway_upstream_connections_reused_total": "upstream",
@@ -35,6 +38,10 @@ CONTRACT = {
     "gateway_queue_length": "upstream",
     "gateway_retries_total": "upstream reason outcome",
     "gateway_retry_budget_exhausted_total": "upstream",
+    "gateway_hedges_total": "upstream outcome",
+    "gateway_shed_total": "route importance",
+    "gateway_mirror_requests_total": "route result",
+    "gateway_mirror_mismatches_total": "route kind",
     "gateway_config_reloads_total": "result",
     "gateway_config_last_reload_successful": "",
     "gateway_config_last_success_timestamp_seconds": "",
@@ -64,6 +71,10 @@ def busy() -> Metrics:
     upstream.last_byte(0.003)
     upstream.waited(0.01)
     upstream.retried("connect_refused", "success")
+    upstream.hedges["won"] += 1
+    route.shed["low"] += 1
+    route.mirrored["mismatch"] += 1
+    route.mismatches["status"] += 1
     metrics.loaded(1, "0123456789ab", 1_700_000_000.0, reload=False)
     metrics.loop_lag.observe(0.001)
     metrics.label_values_dropped["gateway_requests_total"] += 1
@@ -290,6 +301,14 @@ def test_a_try_that_nothing_came_back_from_has_the_class_none() -> None:
     assert samples(metrics)[name] == 1
 
 
+def test_hedges_sheds_and_mirrors_are_on_the_page() -> None:
+    page = samples(busy())
+    assert page['gateway_hedges_total{outcome="won",upstream="orders"}'] == 1
+    assert page['gateway_shed_total{importance="low",route="orders"}'] == 1
+    assert page['gateway_mirror_requests_total{result="mismatch",route="orders"}'] == 1
+    assert page['gateway_mirror_mismatches_total{kind="status",route="orders"}'] == 1
+
+
 def test_gauges_of_an_upstream_are_read_from_its_targets() -> None:
     page = samples(busy())
     assert page['gateway_upstream_connections{state="active",upstream="orders"}'] == 2
@@ -298,6 +317,67 @@ def test_gauges_of_an_upstream_are_read_from_its_targets() -> None:
     labels = 'target="10.0.0.9:8000",upstream="orders"'
     assert page[f"gateway_upstream_target_weight{{{labels}}}"] == 2
     assert page[f"gateway_upstream_target_up{{{labels}}}"] == 1
+
+
+def test_a_target_that_may_not_be_chosen_is_not_up_and_ejected_ones_are_counted() -> None:
+    metrics = made()
+    upstream = metrics.upstream("orders")
+    upstream.present(("a:80", "b:80", "c:80"))
+    states = (("a:80", True, 0.0), ("b:80", False, 12.5), ("c:80", False, 0.0))
+    upstream.source = SimpleNamespace(  # type: ignore[assignment]
+        targets=[target(name, available=up, ejected_until=until) for name, up, until in states]
+    )
+    page = samples(metrics)
+    up = [page[f'gateway_upstream_target_up{{target="{n}",upstream="orders"}}'] for n, *_ in states]
+    assert up == [1, 0, 0]
+    assert page['gateway_upstream_ejected{upstream="orders"}'] == 1
+
+
+def series(metrics: Metrics) -> dict[str, float]:
+    """Tries by target that are on the page."""
+    found = re.compile(r'gateway_upstream_requests_total\{.*target="([^"]+)".*\}')
+    page = samples(metrics)
+    return {match[1]: page[name] for name in page if (match := found.match(name))}
+
+
+def test_a_target_that_has_left_is_off_the_page_and_goes_on_counting_when_it_is_back() -> None:
+    metrics = made()
+    upstream = metrics.upstream("orders")
+    upstream.present(("a:80", "b:80"))
+    upstream.target("a:80").by_class[2] += 3
+    upstream.target("b:80").by_class[2] += 1
+    upstream.present(("b:80",))
+    assert series(metrics) == {"b:80": 1}
+    upstream.target("a:80").by_class[2] += 1  # a try that began before
+    assert series(metrics) == {"b:80": 1}
+    upstream.present(("a:80", "b:80"))
+    assert series(metrics) == {"a:80": 4, "b:80": 1}
+
+
+def test_ten_thousand_targets_one_after_the_other_take_bounded_room_and_no_label_is_folded() -> (
+    None
+):
+    metrics = made(max_label_values=5)
+    upstream = metrics.upstream("orders")
+    for number in range(10_000):
+        upstream.present((f"10.0.{number}:80", "constant:80"))
+        upstream.target(f"10.0.{number}:80").by_class[2] += 1
+    assert series(metrics) == {"10.0.9999:80": 1}
+    assert len(upstream.targets) == 2
+    assert len(upstream._gone) <= 5
+    assert not metrics.label_values_dropped
+
+
+def test_two_upstreams_with_the_same_target_take_one_label_value() -> None:
+    metrics = made(max_label_values=2)
+    first, second = metrics.upstream("first"), metrics.upstream("second")
+    for upstream in (first, second):
+        upstream.present(("a:80", "b:80"))
+    assert not metrics.label_values_dropped
+    first.present(())
+    assert second.target("c:80").label == "_other"  # a and b are still second's
+    second.present(("c:80",))
+    assert second.target("d:80").label == "d:80"
 
 
 def test_an_upstream_that_has_gone_keeps_its_counters_and_has_no_gauges() -> None:

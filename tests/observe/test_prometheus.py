@@ -130,7 +130,7 @@ def test_alerts_speak_of_metrics_that_there_are() -> None:
 
     import yaml
 
-    from gateway.observe.families import CATALOGUE
+    from gateway.observe.catalogue import CATALOGUE
 
     names = {one.name for one in CATALOGUE}
     for group in yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]:

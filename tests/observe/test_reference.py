@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import reasons
-from gateway.observe.families import CATALOGUE
+from gateway.observe.catalogue import CATALOGUE
 from gateway.observe.reference import ADVICE, PAGES
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
