@@ -86,12 +86,6 @@ class RouteMeter:
         """Copies, by result: match, mismatch, failed, dropped."""
         self.mismatches: Counter[str] = Counter()
         """What differed, by kind: status, header, body."""
-        self.shed: Counter[str] = Counter()
-        """Requests refused while the event loop was late, by the route's importance."""
-        self.mirrored: Counter[str] = Counter()
-        """Copies sent elsewhere, by result: match, mismatch, failed, dropped."""
-        self.mismatches: Counter[str] = Counter()
-        """Copies whose answer differed, by kind: status, header, body."""
         self.cells: dict[tuple[str, int | str, str], Cell] = {}
         self.durations: dict[tuple[str, str], Histogram] = {}
         self.overhead = Histogram(OVERHEAD_BUCKETS)
