@@ -10,18 +10,27 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gateway.config import effective, expectations, model, placeholders, references
+from gateway.config import (
+    effective,
+    expectations,
+    model,
+    placeholders,
+    references,
+    traffic_rules,
+    upstream_rules,
+)
 from gateway.config.addresses import FRAMING, looks_like_url
 from gateway.config.nodes import Seq, Text
 from gateway.config.policies import upgrade_problem
+from gateway.config.report import Once
+from gateway.config.upstream_rules import readable
 from gateway.config.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.config.effective import Problem
     from gateway.config.loading import Entry, Parts
     from gateway.config.report import Context
 
@@ -35,13 +44,19 @@ def check(config: effective.Config, parts: Parts, routes: Routes, context: Conte
     _access_log(config, parts, context)
     _error_pages(parts.sections.get("errors"), config.errors, context)
     _names_differ(routes, parts, context)
+    once = Once(context)
+    upstreams = upstream_rules.Rules(routes, once, has_secret=_has_secret(config, parts))
     for name, entry in parts.upstreams.items():
         if entry.values is not None:
-            _upstream(name, entry, context)
-    policies = _Policies(context)
+            upstream_rules.check_named(name, entry, context)
+            upstreams.check(entry, config.upstreams[name])
+    policies = _Policies(config.server, once)
     for entry, route in routes:
-        _answer(entry, route, context)
+        _answer(entry, route, config, context)
         policies.check(entry, route)
+        own = config.upstreams.get(route.name)
+        if own is not None and own.anonymous:
+            upstreams.check(entry, own)
     for entry in parts.tests:
         expectations.check(entry, config, parts, context)
     _conflicts(config, context)
@@ -50,6 +65,12 @@ def check(config: effective.Config, parts: Parts, routes: Routes, context: Conte
         place = raw.place if raw is not None else effective.Place(_first(config), 1, 1)
         message = "there are no routes: every request is answered 404"
         context.warnings.append(effective.Problem(place, "routes", message))
+
+
+def _has_secret(config: effective.Config, parts: Parts) -> bool:
+    """Whether one is written; if it is wrong, that has been told."""
+    server = parts.sections.get("server")
+    return bool(config.server.secret) or (server is not None and "secret" in server.left_out)
 
 
 def _first(config: effective.Config) -> str:
@@ -173,7 +194,7 @@ def _page_problems(errors: model.Errors) -> Iterator[tuple[tuple[str, ...], str]
     for status, page in errors.pages.items():
         if not (status.isascii() and status.isdigit() and 400 <= int(status) <= 599):
             yield ("pages", status), f"{status!r} is no status of a failure: 400 to 599 are"
-        elif not _readable(page.file):
+        elif not readable(page.file):
             yield ("pages", status, "file"), f"{page.file} cannot be read"
 
 
@@ -187,47 +208,6 @@ def _template_problems(file: str) -> Iterator[tuple[tuple[str, ...], str]]:
         found = placeholders.problem(name, None, placeholders.PAGE_ONLY)
         if found is not None:
             yield ("template",), f"{file}: {found}"
-
-
-def _readable(file: str) -> bool:
-    try:
-        with Path(file).open("rb"):
-            return True
-    except OSError:
-        return False
-
-
-# ── upstreams ───────────────────────────────────────────────────────────────────────────────────
-
-
-def _upstream(name: str, entry: Entry, context: Context) -> None:
-    upstream: model.Upstream = entry.values
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
-        message = f"{name!r} is no name: letters, digits, _ - and . are"
-        context.problems.append(effective.Problem(entry.key_place, entry.path, message))
-    _targets_differ(entry, upstream, "targets", context)
-    tls = upstream.tls
-    if (tls.cert is None) != (tls.key is None):
-        missing = "key" if tls.key is None else "cert"
-        context.add(
-            entry.raw, entry.path, ("tls",), f"{missing} is missing: cert and key go together"
-        )
-    for key in ("ca", "cert", "key"):
-        file = getattr(tls, key)
-        if file is not None and not _readable(file):
-            context.add(entry.raw, entry.path, ("tls", key), f"{file} cannot be read")
-    if tls.model_fields_set and not any(one.url.startswith("https:") for one in upstream.targets):
-        message = "no target is https, so tls has no effect"
-        context.warn(entry.raw, entry.path, ("tls",), message)
-
-
-def _targets_differ(entry: Entry, upstream: model.Upstream, key: str, context: Context) -> None:
-    seen = set()
-    for index, target in enumerate(upstream.targets):
-        if target.url in seen:
-            message = f"{target.url} is written twice: use weight for a larger share"
-            context.add(entry.raw, entry.path, (key, index), message)
-        seen.add(target.url)
 
 
 # ── routes ──────────────────────────────────────────────────────────────────────────────────────
@@ -258,13 +238,12 @@ def _is_anonymous(entry: Entry) -> bool:
     return isinstance(to, Seq) or (isinstance(to, Text) and looks_like_url(to))
 
 
-def _answer(entry: Entry, route: effective.Route, context: Context) -> None:
+def _answer(
+    entry: Entry, route: effective.Route, config: effective.Config, context: Context
+) -> None:
     values = entry.values
-    branches = [branch.upstream for branch in values.split or ()]
-    for index, name in enumerate(branches):
-        if name in branches[:index]:
-            message = f"{name} stands in this split twice: add the weights"
-            context.add(entry.raw, entry.path, ("split", index, "upstream"), message)
+    for keys, message in upstream_rules.split_problems(values.split or (), config.upstreams):
+        context.add(entry.raw, entry.path, keys, message)
     if isinstance(entry.raw.get("to"), Seq):
         urls = entry.values.to
         for index, url in enumerate(urls):
@@ -293,10 +272,11 @@ def _kind(route: effective.Route) -> str:
     return type(route.answer).__name__.lower()
 
 
+_FORWARDING = ("retry", "websocket", "upgrade", "buffer", "deadline", "hedge", "mirror")
 _IDLE = {
-    "static": ("retry", "websocket", "upgrade"),
-    "redirect": ("retry", "websocket", "upgrade", "rewrite"),
-    "respond": ("retry", "websocket", "upgrade", "rewrite"),
+    "static": _FORWARDING,
+    "redirect": (*_FORWARDING, "rewrite"),
+    "respond": (*_FORWARDING, "rewrite"),
 }
 """Policies that do nothing where nothing is forwarded."""
 
@@ -304,9 +284,9 @@ _IDLE = {
 class _Policies:
     """Checks of effective policies; the same inherited mistake is told once."""
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self.told: set[Problem] = set()
+    def __init__(self, server: model.Server, once: Once) -> None:
+        self.server = server
+        self.once = once
         self.pages: set[int] = set()
         self.kept: list[model.Errors] = []
 
@@ -314,6 +294,7 @@ class _Policies:
         """One route."""
         known = "path" not in entry.left_out
         paths: frozenset[str] | None = None
+        keys: tuple[str | int, ...]
         for keys, text in placeholders.texts(route):
             for name in placeholders.names(text):
                 if paths is None and known:
@@ -321,8 +302,14 @@ class _Policies:
                 found = placeholders.problem(name, paths)
                 if found is not None:
                     self.add(entry, route, keys, found)
-        for keys, message in (*_rewrite_problems(route), *_header_problems(route)):
+        for keys, message in (
+            *_rewrite_problems(route),
+            *_header_problems(route),
+            *traffic_rules.problems(route, path_known=known),
+        ):
             self.add(entry, route, keys, message)
+        for keys, message in traffic_rules.warnings(route, self.server):
+            self.once.add(entry, route.origins, keys, message, warning=True)
         for name in route.policies.upgrade:
             found = upgrade_problem(name)
             if found is not None:
@@ -340,26 +327,10 @@ class _Policies:
             self.add(entry, route, ("errors", *keys), message)
 
     def add(
-        self, entry: Entry, route: effective.Route, keys: tuple[str, ...], message: str
+        self, entry: Entry, route: effective.Route, keys: tuple[str | int, ...], message: str
     ) -> None:
-        """Report at the place where the value is written, whatever layer that is."""
-        origins: Any = route.origins
-        found = origins.written(keys)
-        place = found[1].place if found is not None else entry.raw.place
-        where = ".".join(keys)
-        layer = found[0] if found is not None else "route"
-        path = f"{entry.path}.{where}" if layer == "route" else f"{_section(layer)}{where}"
-        problem = effective.Problem(place, path, message)
-        if problem not in self.told:
-            self.told.add(problem)
-            self.context.problems.append(problem)
-
-
-def _section(layer: str) -> str:
-    kind, _, name = layer.partition(" ")
-    if kind == "errors":
-        return ""
-    return f"{kind}s.{name}." if name else f"{kind}."
+        """Report at the place where the value is written."""
+        self.once.add(entry, route.origins, keys, message)
 
 
 def _rewrite_problems(route: effective.Route) -> Iterator[tuple[tuple[str, ...], str]]:

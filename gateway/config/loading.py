@@ -111,7 +111,8 @@ class Loading:
         if key == "admin" and is_off(value):
             self.parts.sections[key] = Entry(value, key, None)
             return
-        self.parts.sections[key] = Entry(value, key, self.context.read(kind, value, key))
+        values = self.context.read(kind, value, key)
+        self.parts.sections[key] = Entry(value, key, values, left_out=self.context.left_out)
 
     def _entry(self, entries: list[Entry], kind: type[Model], raw: Any, path: str) -> None:
         values = self.context.read(kind, raw, path)
@@ -298,6 +299,11 @@ class _Assembling:
         layers = [own] if self.defaults is None else [self.defaults, own]
         for layer in layers:
             settings = merge(settings, layer.values, layer.raw)
+        health = settings.health
+        asks = health is None or health.path is not None or health.tcp
+        if not asks and "health" not in own.values.model_fields_set:
+            # `defaults` says how to check, and nobody what to ask for: nothing is checked.
+            settings = settings.replaced(health=None)
         origins = Origins(tuple((layer.name, layer.raw) for layer in layers))
         return effective.Upstream(name, anonymous, settings, origins)
 

@@ -198,9 +198,24 @@ class Overload(Model):
         ("low",), description="routes of which importance, lowest first"
     )
 
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.shed:
+            raise refuse("shed: nothing is refused: write overload: off")
+        return self
+
 
 SHORTEST_SECRET = 16
 """Characters: what is shorter can be guessed by who has seen one signature."""
+
+
+def _long(secret: Secret) -> Secret:
+    if len(secret) < SHORTEST_SECRET:
+        raise refuse(
+            f"at least {SHORTEST_SECRET} characters are wanted: write what `openssl rand -hex 32` "
+            "prints into a file, and ${file:…} here"
+        )
+    return secret
 
 
 class Server(Model):
@@ -223,7 +238,7 @@ class Server(Model):
     underscore_headers: Literal["keep", "drop", "reject"] = Field(
         "drop", description="what to do with fields such as X_Y"
     )
-    secret: tuple[Secret, ...] = Field(
+    secret: tuple[Annotated[Secret, AfterValidator(_long)], ...] = Field(
         (), description="signs cookies; of a list the first signs and each is accepted"
     )
     overload: Overload | None = Field(
@@ -236,15 +251,6 @@ class Server(Model):
     def _one_word(self) -> Self:
         if not addresses.is_token(self.name):
             raise refuse(f"name: {self.name!r} must be one word of letters, digits, - and .")
-        return self
-
-    @model_validator(mode="after")
-    def _long_secrets(self) -> Self:
-        if any(len(secret) < SHORTEST_SECRET for secret in self.secret):
-            raise refuse(
-                f"secret: at least {SHORTEST_SECRET} characters are wanted: "
-                "write what `openssl rand -hex 32` prints into a file, and ${file:…} here"
-            )
         return self
 
 

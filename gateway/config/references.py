@@ -33,12 +33,21 @@ def check(parts: Parts, context: Context, listeners: Iterable[str]) -> None:
         for name, keys in _upstreams(entry.raw):
             used["upstream"].add(name)
             _known(entry, context, "upstream", name, parts.upstreams, keys)
+        _mirrors(entry, parts, context, used["upstream"])
         for name, keys in _texts(entry.raw, "use"):
             used["profile"].add(name)
             _known(entry, context, "profile", name, parts.profiles, keys)
         when = entry.raw.get("when")
         for name, keys in _texts(when, "listener") if isinstance(when, Map) else ():
             _known(entry, context, "listener", name, known_listeners, ("when", *keys))
+    shared = [*parts.profiles.values(), parts.sections.get("defaults")]
+    for layer in shared:
+        if layer is not None and isinstance(layer.raw, Map):
+            _mirrors(layer, parts, context, used["upstream"])
+    _unused(parts, used, context)
+
+
+def _unused(parts: Parts, used: dict[str, set[str]], context: Context) -> None:
     for kind, entries in (("upstream", parts.upstreams), ("profile", parts.profiles)):
         for name, entry in entries.items():
             if name not in used[kind]:
@@ -68,6 +77,24 @@ def _upstreams(raw: Map) -> Iterator[tuple[str, tuple[str | int, ...]]]:
         name = branch.get("upstream") if isinstance(branch, Map) else None
         if isinstance(name, Text):
             yield str(name), ("split", index, "upstream")
+
+
+def _mirrors(entry: Entry, parts: Parts, context: Context, used: set[str]) -> None:
+    value = entry.raw.get("mirror")
+    if "mirror" in written.Route.later or value is None or is_off(value):
+        return
+    name = value.get("upstream") if isinstance(value, Map) else value
+    keys = ("mirror", "upstream") if isinstance(value, Map) else ("mirror",)
+    if not isinstance(name, Text):
+        return
+    used.add(str(name))
+    if looks_like_url(name):
+        message = (
+            f"the name of an upstream is wanted: write {name} under upstreams, and its name here"
+        )
+        context.add(entry.raw, entry.path, keys, message)
+    else:
+        _known(entry, context, "upstream", str(name), parts.upstreams, keys)
 
 
 def _texts(raw: Map, key: str) -> Iterator[tuple[str, tuple[str | int, ...]]]:

@@ -17,6 +17,7 @@ from gateway.config.scalars import KeyTrap, Trap
 if TYPE_CHECKING:
     from gateway.config.effective import Place
     from gateway.config.forms import Model
+    from gateway.config.loading import Entry
 
 M = TypeVar("M", bound="Model")
 _MEANING = frozenset(("targets", "use"))
@@ -90,6 +91,49 @@ class Context:
     def warn(self, raw: Any, path: str, keys: tuple[str | int, ...], message: str) -> None:
         """A warning at a key below what is written."""
         self.warnings.append(Problem(*locate(raw, path, keys), message))
+
+
+class Once:
+    """Tells of effective values at the place where they are written, whatever layer that is; the same inherited
+    mistake is told once.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.told: set[Problem] = set()
+
+    def add(
+        self,
+        entry: Entry,
+        origins: Any,
+        keys: tuple[str | int, ...],
+        message: str,
+        *,
+        warning: bool = False,
+    ) -> None:
+        """A problem, or a warning, with what is written at `keys`; `entry` is the innermost layer."""
+        found = origins.written(keys)
+        if warning and found is not None and _is_shared(found[0]):
+            return  # what does nothing here may do something elsewhere
+        place = found[1].place if found is not None else entry.raw.place
+        where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+        layer = found[0] if found is not None else "route"
+        path = f"{entry.path}{where}" if layer == "route" else f"{_section(layer)}{where}"
+        problem = Problem(place, path.lstrip("."), message)
+        if problem not in self.told:
+            self.told.add(problem)
+            (self.context.warnings if warning else self.context.problems).append(problem)
+
+
+def _is_shared(layer: str) -> bool:
+    return layer in ("defaults", "errors") or layer.startswith("profile ")
+
+
+def _section(layer: str) -> str:
+    kind, _, name = layer.partition(" ")
+    if kind == "errors":
+        return ""
+    return f"{kind}s.{name}" if name else kind
 
 
 def locate(
