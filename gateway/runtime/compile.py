@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from gateway.clock import Clock
+    from gateway.config.texts import Secret
     from gateway.exchange import Exchange, Finish, Handler, Reply
     from gateway.observe.metrics import Metrics
     from gateway.runtime.resources import Claims
@@ -62,7 +63,7 @@ def snapshot(
         metrics=metrics,
         access_log=_access_log(config, claims, metrics, clock),
         upstreams={
-            name: _upstream(wanted, claims, metrics, clock)
+            name: _upstream(wanted, config.server.secret, claims, metrics, clock)
             for name, wanted in config.upstreams.items()
         },
     )
@@ -96,23 +97,28 @@ def _access_log(
 
 
 def _upstream(
-    wanted: effective.Upstream, claims: Claims, metrics: Metrics, clock: Clock
+    wanted: effective.Upstream,
+    secrets: tuple[Secret, ...],
+    claims: Claims,
+    metrics: Metrics,
+    clock: Clock,
 ) -> Upstream:
     """The upstream of that name, which lives on with its connections; its new settings wait for the
     swap.
     """
     settings = wanted.settings
+    revealed = [secret.reveal() for secret in secrets]
 
     def make() -> Upstream:
         fresh = Upstream(wanted.name, clock, metrics.upstream(wanted.name))
-        fresh.apply(settings)
+        fresh.apply(settings, secrets=revealed)
         return fresh
 
     upstream = claims.claim("upstream", wanted.name, make)
     pool = upstream.pool_for(
         settings
     )  # reads certificates: what is wrong with them is found out now
-    claims.at_commit(functools.partial(upstream.apply, settings, pool))
+    claims.at_commit(functools.partial(upstream.apply, settings, pool, revealed))
     return upstream
 
 

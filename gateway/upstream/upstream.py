@@ -1,126 +1,43 @@
 """An upstream: a named group of targets and the policy for choosing among them. All of it that proxy.py talks to.
 
-Rules of this file: a Target and its connections outlive reloads while its address and TLS settings stay the same; what may
-change at a reload is in `apply`. `pick` waits for nothing.
+Rules of this file: a Target, its connections and its state outlive reloads while its address and TLS settings stay the
+same; what may change at a reload is in `apply`. Whoever changes the state of a target calls `refresh`; `pick` waits for
+nothing.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, cast
+from weakref import WeakValueDictionary
 
-from gateway import errors
-from gateway.upstream import balance
+from gateway.upstream.balance import PeakEwma
+from gateway.upstream.group import Group, balancer
 from gateway.upstream.idle import Connections
 from gateway.upstream.liveness import Liveness
 from gateway.upstream.pool import Pool, stamps
 from gateway.upstream.retry import Budget
-from gateway.upstream.wire import Dialer, Endpoint
+from gateway.upstream.sticky import Sticky
+from gateway.upstream.target import Target
+from gateway.upstream.wire import Dialer
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from gateway.clock import Clock
+    from gateway.clock import Clock, Timer
     from gateway.config import model
     from gateway.exchange import Exchange
     from gateway.observe.metrics import UpstreamMeter
+    from gateway.upstream.target import Wanted
     from gateway.upstream.wire import Wire
 
+__all__ = ["Target", "Upstream"]
 
-class Target:
-    """One address of an upstream."""
-
-    def __init__(
-        self, url: str, tls: ssl.SSLContext | bool, server_name: str | None, clock: Clock
-    ) -> None:
-        self.url = url
-        self.unix, self.name, self.prefix, endpoint_url = _parts(url)
-        """`prefix`: the URL's path without its last slash, put before every forwarded path."""
-        self.endpoint = Endpoint(endpoint_url, tls, server_name)
-        self.prefix_bytes = self.prefix.encode("ascii")
-        self.authority = b"localhost" if self.unix else self.name.encode("ascii")
-        self.weight = 1
-        self.labels: Mapping[str, str] = {}
-        self.backup = False
-        self.in_flight = 0
-        self.clock = clock
-        self.connections: Connections
-        self.last_byte: Callable[[float], None]
-        """Counts a whole response, by the seconds since its request was written."""
-
-        # ── whether it may be picked: whoever changes one of these calls Upstream.refresh ──
-        self.healthy = True
-        """What active checks say; True until one says otherwise."""
-        self.ejected_until = 0.0
-        """Clock seconds; 0.0: not ejected. Time alone ends no ejection: whoever ejects restores."""
-        self.draining = False
-        self.breaker: Gate | None = None
-        """The circuit of this target; None: it has none."""
-        self.since = clock.now()
-        """Clock seconds: when its state last changed."""
-        self.why = ""
-        """Why it is in that state, in short words for people."""
-        self.started = -math.inf
-        """Clock seconds: since when it serves, for slow start; long ago unless it came later than the gateway."""
-
-        # ── what real traffic says ──
-        self.ejections = 0
-        self.failures = 0
-        """Failed tries in a row."""
-        self.ewma = 0.0
-        """Seconds to a response head, smoothed; 0.0: none was seen, or nobody asks."""
-        self.outlier: Watcher | None = None
-        self.limit: Watcher | None = None
-        """An adaptive limit of concurrency."""
-        self.speed: Watcher | None = None
-        """Keeps `ewma`, where the balancer asks for it."""
-
-    def __repr__(self) -> str:
-        return f"<Target {self.name}: weight {self.weight}, {self.in_flight} in flight, {self.connections.open} open>"
-
-    @property
-    def available(self) -> bool:
-        """Whether it may be picked for any request."""
-        return (
-            self.healthy
-            and not self.draining
-            and not self.ejected_until
-            and (self.breaker is None or not self.breaker.refuses)
-        )
-
-    def succeeded(self, status: int, seconds: float) -> None:
-        """A try was answered with `status`, `seconds` after it was written. Once a try, as `failed`."""
-        if self.outlier is not None:
-            self.outlier.succeeded(self, status, seconds)
-        if self.limit is not None:
-            self.limit.succeeded(self, status, seconds)
-        if self.speed is not None:
-            self.speed.succeeded(self, status, seconds)
-
-    def failed(self, error: errors.GatewayError, seconds: float) -> None:
-        """A try has ended without an answer, `seconds` after it began."""
-        if self.outlier is not None:
-            self.outlier.failed(self, error, seconds)
-        if self.limit is not None:
-            self.limit.failed(self, error, seconds)
-        if self.speed is not None:
-            self.speed.failed(self, error, seconds)
-
-
-class Watcher(Protocol):
-    """Something that learns from how tries end."""
-
-    def succeeded(self, target: Target, status: int, seconds: float) -> None: ...
-
-    def failed(self, target: Target, error: errors.GatewayError, seconds: float) -> None: ...
-
-
-class Gate(Protocol):
-    """What choosing sees of a circuit breaker."""
-
-    refuses: bool
+WARM = 20
+"""Steps in which a target that has come gets its whole share, over `slow_start` seconds."""
+COLD = 2
+"""Steps that it begins with: a tenth."""
 
 
 class Upstream:
@@ -138,9 +55,17 @@ class Upstream:
         self.host = "pass"
         """pass, target, or a fixed name; `fixed_host` is that name, or None."""
         self.fixed_host: bytes | None = None
+        self.sticky: Sticky[Target] | None = None
+        """Who serves whom, by cookie: `set_cookie` gives the line for an answer. None: nobody is bound."""
         self.only: Target | None = None
-        """The one target that can be picked; None: there are several, or none. `pick` would return it."""
-        self._open: tuple[Target, ...] = ()
+        """The one target that a first try can go to: what `pick` would return. None: ask `pick`."""
+        self._all = Group(self, {}, ())
+        self._subsets: WeakValueDictionary[object, Group] = WeakValueDictionary()
+        """Kept by the branches that draw from them."""
+        self._balance = ""
+        self._speed: PeakEwma[Target] = PeakEwma(now=clock.now)
+        self._wanted: Sequence[Wanted] = ()
+        self._ramp: Timer | None = None
         self._pool: Pool | None = None
         self._former: list[Pool] = []
         """Pools of earlier TLS settings: their sessions close when the upstream does, for requests may be on them."""
@@ -164,10 +89,13 @@ class Upstream:
             return Pool(settings.tls, encrypted=encrypted)
         return self._pool
 
-    def apply(self, settings: model.Upstream, pool: Pool | None = None) -> None:
+    def apply(
+        self, settings: model.Upstream, pool: Pool | None = None, secrets: Sequence[str] = ()
+    ) -> None:
         """Take new settings, with what `pool_for` has returned for them: then it can not fail.
 
-        Connections to targets that stay, with the same TLS settings, stay open.
+        Connections to targets that stay, with the same TLS settings, stay open. `secrets`: `server.secret`, which sticky
+        cookies need.
         """
         pool = pool or self.pool_for(settings)
         if pool is not self._pool:
@@ -175,13 +103,39 @@ class Upstream:
             self._pool, former = pool, self._pool
             if former is not None:
                 self._former.append(former)
+        self.settings = settings
+        self.host = settings.host
+        self.fixed_host = (
+            None if settings.host in ("pass", "target") else settings.host.encode("ascii")
+        )
+        self.sticky = (
+            None
+            if settings.sticky is None
+            else Sticky(settings.sticky, secrets, self.name, self.clock)
+        )
+        anew = settings.balance != self._balance
+        self._balance = settings.balance
+        for group in self._groups():
+            self._equip(group, anew=anew)
+        # Discovered targets stay until the discovery says otherwise.
+        self.retarget(settings.targets if settings.discover is None else self._wanted)
+
+    def retarget(self, wanted: Sequence[Wanted]) -> None:
+        """From now on these are the targets. Those that stay keep connections, state and counters; those that go finish
+        what they have begun.
+        """
+        settings = self.settings
         known = {target.url: target for target in self.targets if not target.connections.closed}
         targets = []
-        for wanted in settings.targets:
-            target = known.pop(wanted.url, None) or self._make(wanted.url)
-            target.weight = wanted.weight
-            target.labels = getattr(wanted, "labels", {})
-            target.backup = getattr(wanted, "backup", False)
+        for one in wanted:
+            target = known.pop(one.url, None)
+            if target is None:
+                target = self._make(one.url)
+                target.serving = not self.targets  # slow start is for those that come later
+            target.weight = one.weight
+            target.labels = one.labels
+            target.backup = one.backup
+            target.speed = self._speed if settings.balance == "ewma" else None
             connections = target.connections
             connections.limit = math.inf if settings.pool.max is None else settings.pool.max
             connections.idle_for = settings.pool.idle
@@ -191,20 +145,13 @@ class Upstream:
             targets.append(target)
         for gone in known.values():
             gone.connections.close()
+        self._wanted = wanted
         self.targets = tuple(targets)
+        if self.sticky is not None:
+            self.sticky.rebuild(targets)
         self.meter.present(target.name for target in targets)
-        self.settings = settings
-        self.host = settings.host
-        self.fixed_host = (
-            None if settings.host in ("pass", "target") else settings.host.encode("ascii")
-        )
-        # A round of its own: credits of targets that are gone would stay for ever, and pass to whoever gets their id.
-        self._choose = (
-            balance.RoundRobin().choose
-            if settings.balance == "round_robin"
-            else balance.two_choices
-        )
-        self.liveness.apply(settings, pool.context)
+        assert self._pool is not None
+        self.liveness.apply(settings, self._pool.context)
         self.refresh()
 
     def start(self) -> None:
@@ -213,24 +160,69 @@ class Upstream:
 
     def refresh(self) -> None:
         """Find out anew from whom `pick` draws. To be called after any change of a target's state, weight or labels."""
-        self._open = tuple(target for target in self.targets if target.available)
-        self.only = self._open[0] if len(self._open) == 1 else None
+        self._warm_up()
+        for group in self._groups():
+            before = group.panic
+            group.refresh(self.targets)
+            if group.panic is not before:
+                ready = sum(target.available for target in group.members)
+                why = f"{ready} of {len(group.members)} targets of {group.name} are available"
+                kind: Literal["panic_on", "panic_off"] = "panic_on" if group.panic else "panic_off"
+                self.meter.events.record(kind, upstream=self.name, why=why)
+        self.only = self._all.only
 
     def pick(
         self, exchange: Exchange | Sequence[Target] | None = None, tried: Sequence[Target] = ()
     ) -> Target:
         """The target for the next try: not one of `tried` while another remains.
 
-        Raises errors.NoHealthyTarget.
+        Raises errors.NoHealthyTarget, errors.CircuitOpen.
         """
-        if self.only is not None:
-            return self.only
-        if isinstance(exchange, (list, tuple)):
-            tried = exchange
-        if not self._open:
-            raise errors.NoHealthyTarget(f"none of the targets of {self.name} can be used")
-        fresh = [target for target in self._open if target not in tried] if tried else self._open
-        return self._choose(fresh or self._open)
+        if isinstance(exchange, list | tuple):
+            return self._all.pick(None, exchange)
+        return self._all.pick(cast("Exchange | None", exchange), tried)
+
+    def subset(self, labels: Mapping[str, str], others: Sequence[Mapping[str, str]] = ()) -> Group:
+        """The targets for one branch of a split, which outlives reloads as long as somebody holds it.
+
+        Those that bear all `labels`; with none, those that bear no set of labels in `others`, the other branches' of this
+        upstream.
+        """
+        others = [] if labels else [other for other in others if other]
+        if not labels and not others:
+            return self._all
+        key = (_frozen(labels), frozenset(map(_frozen, others)))
+        group = self._subsets.get(key)
+        if group is None:
+            group = self._subsets[key] = Group(self, labels, others)
+            self._equip(group, anew=True)
+            group.refresh(self.targets)
+        return group
+
+    def _groups(self) -> list[Group]:
+        return [self._all, *self._subsets.values()]
+
+    def _equip(self, group: Group, *, anew: bool) -> None:
+        way = balancer(self._balance, self.clock) if anew else None
+        group.apply(way, self.sticky, self.settings.panic)
+
+    def _warm_up(self) -> None:
+        """Give each target its share: less while it is new or has just come back, so that it is not hit while cold."""
+        now, ramp = self.clock.now(), self.settings.slow_start
+        steps = []
+        for target in self.targets:
+            available = target.available
+            if available and not target.serving:
+                target.started = target.since
+            target.serving = available
+            warm = (now - target.started) / ramp if ramp else 1.0
+            steps.append(max(COLD, int(min(warm, 1.0) * WARM)))
+        cold = min(steps, default=WARM) < WARM
+        for target, step in zip(self.targets, steps, strict=True):
+            target.share = target.weight * step if cold else target.weight
+        if self._ramp is not None:
+            self._ramp.cancel()
+        self._ramp = self.clock.call_later(ramp / WARM, self.refresh) if cold and ramp else None
 
     async def lease(self, target: Target, timeouts: model.Timeouts) -> Wire:
         """A connection to `target`, rested or new. Raises errors.PoolTimeout and the connect errors."""
@@ -252,6 +244,9 @@ class Upstream:
 
     def close(self) -> None:
         """End every connection at rest now, every other when its request ends."""
+        if self._ramp is not None:
+            self._ramp.cancel()
+            self._ramp = None
         for target in self.targets:
             target.connections.close()
 
@@ -265,19 +260,5 @@ class Upstream:
         return target
 
 
-def _parts(url: str) -> tuple[str | None, str, str, str]:
-    """(unix socket path or None, name for people, path prefix, URL for the connector) of a target's URL."""
-    if url.startswith("unix:"):
-        path = url.removeprefix("unix:")
-        return path, url, "", "http://localhost"
-    scheme, _, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    host, _, port = authority.rpartition(":") if _has_port(authority) else (authority, "", "")
-    name = f"{host}:{port or (443 if scheme == 'https' else 80)}"
-    return None, name, (slash + path).rstrip("/"), f"{scheme}://{authority}"
-
-
-def _has_port(authority: str) -> bool:
-    return authority.rpartition(":")[2].isdigit() and (
-        authority.count(":") == 1 or "]:" in authority
-    )
+def _frozen(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset(labels.items())
