@@ -106,7 +106,7 @@ def _reply(config: effective.Config, exchange: Exchange, route: effective.Route)
     from gateway.middleware.base import Build  # noqa: PLC0415
 
     unused: Any = None
-    build = Build(config, Clock(), unused, None, {})
+    build = Build(config, Clock(), unused, None, {}, unused, unused)
     handler = body_limit.wrap(route, _handler(route, build), build)
     try:
         return _run(handler, exchange)

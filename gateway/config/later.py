@@ -58,12 +58,6 @@ WAITING: frozenset[str] = frozenset(
         "policies.hedge",
         # Copies of requests to another upstream.
         "policies.mirror",
-        # Delays and failures on purpose.
-        "policies.fault",
-        # Which routes are shed first.
-        "policies.importance",
-        # When they are.
-        "server.overload",
     )
 )
 

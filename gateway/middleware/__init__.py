@@ -3,7 +3,7 @@
 The order is the product's promise, not the user's list; `gateway pipeline ROUTE` prints it.
 """
 
-from gateway.middleware import access_log, body_limit, metrics, timeout
+from gateway.middleware import access_log, body_limit, fault, metrics, shed, timeout
 
-BUILTIN = (metrics, access_log, timeout, body_limit)
+BUILTIN = (metrics, access_log, shed, timeout, body_limit, fault)
 """Outermost first."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.config import effective
     from gateway.exchange import Finish
+    from gateway.middleware.mirror import Mirrors
+    from gateway.middleware.shed import Shedding
     from gateway.observe.accesslog import AccessLog
     from gateway.observe.metrics import Metrics
     from gateway.upstream.upstream import Upstream
@@ -34,5 +36,7 @@ class Build:
     metrics: Metrics
     access_log: AccessLog | None
     upstreams: Mapping[str, Upstream]
+    shedding: Shedding
+    mirrors: Mirrors
     at_finish: list[Finish] = field(default_factory=list)
     """Callbacks of the route under compilation, called once when an exchange has ended."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.config import effective
@@ -20,20 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from gateway.clock import Clock
+    from gateway.config import model
     from gateway.exchange import Exchange, Handler, Reply
     from gateway.middleware.base import Build
 
 _MILLISECONDS = re.compile(r"[0-9]{1,12}")
-
-
-class Settings(Protocol):
-    """`deadline`."""
-
-    @property
-    def header(self) -> str: ...
-    @property
-    def trust(self) -> str:
-        """trusted_proxies, all or none: whose header is read."""
 
 
 def seconds(value: str) -> float | None:
@@ -43,7 +34,7 @@ def seconds(value: str) -> float | None:
 
 def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
     """Keep a trusted caller's limit; `forward` itself where nobody is trusted or nothing is forwarded."""
-    settings: Settings | None = getattr(route.policies, "deadline", None)
+    settings = route.policies.deadline
     if settings is None or not isinstance(route.answer, effective.Forward):
         return forward
     name, everyone = settings.header, settings.trust == "all"
@@ -82,14 +73,14 @@ def _shorten(exchange: Exchange, left: float, clock: Clock) -> None:
 class TimeLeft:
     """The line that tells the upstream how much time is left. Made for every try."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: model.Deadline, clock: Clock) -> None:
         self._prefix = settings.header.encode("ascii") + b": "
         self.dropped = frozenset({settings.header.lower().encode("ascii")})
         """Lower-case names of fields whose copies from the client do not pass."""
         self._now = clock.now
 
     @classmethod
-    def compile(cls, settings: Settings | None, clock: Clock) -> TimeLeft | None:
+    def compile(cls, settings: model.Deadline | None, clock: Clock) -> TimeLeft | None:
         """None where the route has no `deadline`."""
         return None if settings is None else cls(settings, clock)
 

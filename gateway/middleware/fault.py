@@ -8,7 +8,7 @@ waits in the exchange's own task. What is refused never reaches an upstream, a m
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gateway import errors
 
@@ -16,38 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from gateway.clock import Clock
-    from gateway.config import effective
+    from gateway.config import effective, model
     from gateway.exchange import Exchange, Handler, Reply
     from gateway.middleware.base import Build
 
 _random = Random().random  # noqa: S311 - spread, not secrecy
 
 
-class Delay(Protocol):
-    """`fault.delay`."""
-
-    @property
-    def time(self) -> float:
-        """Seconds."""
-
-    @property
-    def percent(self) -> float:
-        """0 to 100."""
-
-
-class Abort(Protocol):
-    """`fault.abort`."""
-
-    @property
-    def status(self) -> int: ...
-    @property
-    def percent(self) -> float:
-        """0 to 100."""
-
-
 def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
     """Inject the route's faults; `forward` itself where it has none."""
-    fault = getattr(route.policies, "fault", None)
+    fault = route.policies.fault
     if fault is None:
         return forward
     if fault.abort is not None:
@@ -57,7 +35,7 @@ def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
     return forward
 
 
-def aborting(abort: Abort, forward: Handler) -> Handler:
+def aborting(abort: model.Abort, forward: Handler) -> Handler:
     """Refuse `abort.percent` of the requests with `abort.status`."""
     share = abort.percent / 100
 
@@ -74,7 +52,7 @@ def aborting(abort: Abort, forward: Handler) -> Handler:
     return aborts
 
 
-def delaying(delay: Delay, forward: Handler, clock: Clock) -> Handler:
+def delaying(delay: model.Delay, forward: Handler, clock: Clock) -> Handler:
     """Begin `delay.percent` of the requests `delay.time` seconds later."""
     share, seconds = delay.percent / 100, delay.time
 

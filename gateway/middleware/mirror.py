@@ -16,7 +16,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway import errors, tasks
 from gateway.config import effective
@@ -365,9 +365,8 @@ def _sooner(end: float, now: float, seconds: float | None) -> float:
 
 def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
     """Mirror a share of the requests; `forward` itself where the route has no mirror or forwards nothing."""
-    settings: Any = getattr(route.policies, "mirror", None)
-    mirrors: Mirrors | None = getattr(build, "mirrors", None)
-    if settings is None or mirrors is None or not isinstance(route.answer, effective.Forward):
+    settings = route.policies.mirror
+    if settings is None or not isinstance(route.answer, effective.Forward):
         return forward
     share = settings.percent / 100
     compare = settings.compare
@@ -376,7 +375,7 @@ def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
         build.upstreams[settings.upstream],
         None if compare is None else Comparison(compare.ignore),
         build.metrics.route(route.name),
-        mirrors,
+        build.mirrors,
     )
     build.at_finish.append(ended)
     return mirroring(mirror, share, forward)

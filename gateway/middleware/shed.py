@@ -11,38 +11,24 @@ same way below half of `loop_lag`. In between nothing moves, so that a lag aroun
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gateway import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable
 
     from gateway.clock import Clock
-    from gateway.config import effective
+    from gateway.config import effective, model
     from gateway.exchange import Exchange, Handler, Reply
     from gateway.middleware.base import Build
+    from gateway.observe.events import Events, Kind
 
 IMPORTANCE = ("low", "normal", "high")
 """Lowest first."""
 CALM = 0.5
 """The share of `loop_lag` below which the loop counts as at ease again."""
 _SETBACK = 3.0
-
-
-class Overload(Protocol):
-    """`server.overload`."""
-
-    @property
-    def loop_lag(self) -> float:
-        """Seconds."""
-
-    @property
-    def for_(self) -> float:
-        """`for`, in seconds."""
-
-    @property
-    def shed(self) -> Sequence[str]: ...
 
 
 class Gate:
@@ -57,15 +43,14 @@ class Gate:
 class Shedding:
     """Which importances are refused now. One for each worker; it outlives reloads."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, events: Events) -> None:
         self._clock = clock
+        self._events = events
         self.gates = {importance: Gate() for importance in IMPORTANCE}
         self.level = 0
         """How many of `steps` are refused."""
         self.steps: tuple[str, ...] = ()
         """Importances that may be refused, lowest first."""
-        self.record: Callable[[str, str], None] | None = None
-        """Called with `shed_on` or `shed_off` and a few words on why."""
         self._limit = math.inf
         self._hold = math.inf
         self._last = clock.now()
@@ -75,7 +60,7 @@ class Shedding:
     def __repr__(self) -> str:
         return f"<Shedding {', '.join(self.steps[: self.level]) or 'nothing'}>"
 
-    def apply(self, settings: Overload | None) -> None:
+    def apply(self, settings: model.Overload | None) -> None:
         """Take new settings; None lets everything in. What is refused stays refused while it may be."""
         refused = self.steps[: self.level]
         wanted = () if settings is None else settings.shed
@@ -109,20 +94,18 @@ class Shedding:
         self.level = level
         for importance, gate in self.gates.items():
             gate.shut = importance in self.steps[:level]
-            if gate.shut != (importance in former) and self.record is not None:
-                self.record(
-                    "shed_on" if gate.shut else "shed_off", f"importance {importance}: {why}"
-                )
+            if gate.shut != (importance in former):
+                kind: Kind = "shed_on" if gate.shut else "shed_off"
+                self._events.record(kind, why=f"importance {importance}: {why}")
 
 
 def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
     """Refuse what is asked of a route that may be shed; `forward` itself for any other."""
-    settings: Overload | None = getattr(build.config.server, "overload", None)
-    importance: str = getattr(route.policies, "importance", "normal")
-    shedding: Shedding | None = getattr(build, "shedding", None)
-    if settings is None or shedding is None or importance not in settings.shed:
+    settings = build.config.server.overload
+    importance = route.policies.importance
+    if settings is None or importance not in settings.shed:
         return forward
-    gate = shedding.gates[importance]
+    gate = build.shedding.gates[importance]
     meter = build.metrics.route(route.name)
     again = (("Retry-After", str(max(1, math.ceil(settings.for_)))),)
 

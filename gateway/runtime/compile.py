@@ -18,6 +18,8 @@ from gateway.config import effective, model
 from gateway.middleware import redirect, respond, static
 from gateway.middleware.base import Build
 from gateway.middleware.edit_headers import ResponseEdits, edited
+from gateway.middleware.mirror import Mirrors
+from gateway.middleware.shed import Shedding
 from gateway.observe.accesslog import AccessLog
 from gateway.pages import Pages
 from gateway.proxy import Forward, unmatched
@@ -57,6 +59,8 @@ def snapshot(
         f"{traceparent} {_digest(config.server)}",
         lambda: Clients(config.server, traceparent=traceparent),
     )
+    shedding = claims.claim("shedding", "", lambda: Shedding(clock, metrics.events))
+    claims.at_commit(functools.partial(shedding.apply, config.server.overload))
     build = Build(
         config=config,
         clock=clock,
@@ -66,6 +70,8 @@ def snapshot(
             name: _upstream(wanted, config.server.secret, claims, metrics, clock)
             for name, wanted in config.upstreams.items()
         },
+        shedding=shedding,
+        mirrors=claims.claim("mirrors", "", Mirrors),
     )
     compiler = _Compiler(build, clients, at_finish)
     routes = [(route, compiler.route(route)) for route in config.routes]
@@ -166,7 +172,9 @@ class _Compiler:
             match=model.Match(),
             answer=model.Respond(status=404),
             # Nothing is forwarded, so nothing is limited but what the client's own limits say.
-            policies=model.Policies(errors=self._build.config.errors, body=model.Body(max=None)),
+            policies=model.Policies(
+                errors=self._build.config.errors, body=model.Body(max=None), importance="high"
+            ),
             place=effective.Place("", 1, 1),
             origins={},
         )

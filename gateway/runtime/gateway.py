@@ -166,6 +166,8 @@ class Gateway:
         except BaseException:
             await self.aclose()
             raise
+        [shedding] = self._resources.of("shedding")
+        self._lag.heard = shedding.sample
         self._lag.start()
         self._loaded(config, reload=False)
         self.ready = True

@@ -9,10 +9,9 @@ from gateway.clock import Clock
 from gateway.config import model
 from gateway.exchange import Exchange, Reply
 from gateway.middleware import access_log
-from gateway.middleware.base import Build
 from gateway.observe.accesslog import AccessLog
 from gateway.observe.metrics import Metrics
-from tests.observe.stand_in import configuration
+from tests.middleware.test_metrics import build
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,16 +23,6 @@ async def forward(one: Exchange) -> Reply:
 
 def route(*, logged: bool) -> Any:
     return SimpleNamespace(name="orders", policies=model.Policies(access_log=logged))
-
-
-def build(log: AccessLog | None) -> Build:
-    return Build(
-        config=configuration(),
-        clock=Clock(),
-        metrics=Metrics(model.Metrics()),
-        access_log=log,
-        upstreams={},
-    )
 
 
 async def test_a_route_is_logged_at_the_end_of_an_exchange(tmp_path: Path) -> None:

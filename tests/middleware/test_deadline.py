@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,19 +24,13 @@ if TYPE_CHECKING:
     from gateway.exchange import Handler
 
 
-@dataclass
-class Settings:
-    header: str = "X-Request-Timeout-Ms"
-    trust: str = "trusted_proxies"
-
-
 class Case:
-    def __init__(self, settings: Settings | None = None, total: float | None = None) -> None:
+    def __init__(self, settings: model.Deadline | None = None, total: float | None = None) -> None:
         self.clock = FakeClock()
         self.build = build()
         self.build.clock = self.clock
-        policies = SimpleNamespace(
-            deadline=settings or Settings(), timeouts=model.Timeouts(total=total)
+        policies = model.Policies(
+            deadline=settings or model.Deadline(), timeouts=model.Timeouts(total=total)
         )
         route = cast(
             "Any", SimpleNamespace(policies=policies, answer=effective.Forward(branches=()))
@@ -46,7 +39,7 @@ class Case:
         self.ended = asyncio.Event()
         inner = deadline.wrap(route, self.forward, self.build)
         self.handler: Handler = timeout.wrap(route, inner, self.build)
-        self.left = TimeLeft(settings or Settings(), self.clock)
+        self.left = TimeLeft(settings or model.Deadline(), self.clock)
 
     async def forward(self, one: Exchange) -> Reply:
         self.called = True
@@ -88,12 +81,12 @@ def about(milliseconds: int, line: bytes) -> bool:
 
 
 async def test_a_route_that_answers_itself_or_trusts_nobody_pays_nothing() -> None:
-    case = Case(Settings(trust="none"))
+    case = Case(model.Deadline(trust="none"))
     assert case.handler == case.forward
-    policies = SimpleNamespace(deadline=Settings())
+    policies = model.Policies(deadline=model.Deadline())
     for route in (
         SimpleNamespace(policies=policies, answer=model.Respond(status=204)),
-        SimpleNamespace(policies=SimpleNamespace(deadline=None), answer=effective.Forward(())),
+        SimpleNamespace(policies=model.Policies(), answer=effective.Forward(())),
     ):
         assert deadline.wrap(cast("Any", route), case.forward, build()) == case.forward
 
@@ -108,9 +101,9 @@ async def test_the_upstream_is_told_the_shorter_of_the_total_and_the_callers_lim
 
 async def test_only_a_trusted_callers_limit_counts() -> None:
     assert await (case := Case()).told(case.exchange("4000", trusted=False)) == b""
-    everyone = Settings(trust="all")
+    everyone = model.Deadline(trust="all")
     assert about(4_000, await (case := Case(everyone)).told(case.exchange("4000", trusted=False)))
-    nobody = Settings(trust="none")
+    nobody = model.Deadline(trust="none")
     assert about(10_000, await (case := Case(nobody, total=10)).told(case.exchange("4000")))
 
 
@@ -166,7 +159,7 @@ async def test_every_try_is_told_what_is_left_then() -> None:
 
 
 def test_a_client_cannot_write_the_line_itself() -> None:
-    left = TimeLeft.compile(Settings(header="X-Left"), FakeClock())
+    left = TimeLeft.compile(model.Deadline(header="X-Left"), FakeClock())
     assert left is not None
     assert left.dropped == {b"x-left"}
     assert TimeLeft.compile(None, FakeClock()) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from random import Random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from gateway import errors
+from gateway.config import model
 from gateway.exchange import Exchange, Reply
 from gateway.middleware import fault
 from tests.kit.clock import FakeClock
@@ -21,44 +21,32 @@ if TYPE_CHECKING:
     from gateway.exchange import Handler
 
 
-@dataclass
-class Delay:
-    time: float = 2.0
-    percent: float = 100.0
-
-
-@dataclass
-class Abort:
-    status: int = 503
-    percent: float = 100.0
-
-
 async def forward(one: Exchange) -> Reply:
     one.attempts = 99
     return Reply(200, [])
 
 
-def wrapped(
-    delay: Delay | None = None, abort: Abort | None = None, *, clock: FakeClock | None = None
-) -> Handler:
+LATE = {"time": 2.0}
+REFUSED = {"status": 503}
+
+
+def wrapped(clock: FakeClock | None = None, **settings: Any) -> Handler:
     made = build()
     made.clock = clock or FakeClock()
-    settings = SimpleNamespace(delay=delay, abort=abort)
-    route = SimpleNamespace(policies=SimpleNamespace(fault=settings))
+    route = SimpleNamespace(policies=model.Policies(fault=model.Fault(**settings)))
     return fault.wrap(cast("Any", route), forward, made)
 
 
 def test_a_route_without_faults_pays_nothing() -> None:
-    route = cast("Any", SimpleNamespace(policies=SimpleNamespace(fault=None)))
+    route = cast("Any", SimpleNamespace(policies=model.Policies()))
     assert fault.wrap(route, forward, build()) is forward
-    assert wrapped() is forward
 
 
 @pytest.mark.parametrize("status", [418, 503])
 def test_an_abort_has_the_configured_status_and_never_reaches_what_is_behind(status: int) -> None:
     one = exchange(attempts=0)
     with pytest.raises(errors.FaultInjected) as found:
-        wrapped(abort=Abort(status))(one)
+        wrapped(abort={"status": status})(one)
     assert (found.value.status, found.value.reason) == (status, "fault_injected")
     assert one.attempts == 0
     assert errors.FaultInjected.status == 503
@@ -66,7 +54,7 @@ def test_an_abort_has_the_configured_status_and_never_reaches_what_is_behind(sta
 
 async def test_a_percentage_is_kept_in_the_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fault, "_random", Random(7).random)
-    handler = wrapped(abort=Abort(percent=10))
+    handler = wrapped(abort={**REFUSED, "percent": 10})
     refused = 0
     for _ in range(10_000):
         try:
@@ -77,7 +65,7 @@ async def test_a_percentage_is_kept_in_the_long_run(monkeypatch: pytest.MonkeyPa
 
 
 async def test_none_is_none_and_adds_no_coroutine() -> None:
-    handler = wrapped(Delay(percent=0), Abort(percent=0))
+    handler = wrapped(delay={**LATE, "percent": 0}, abort={**REFUSED, "percent": 0})
     waiting = cast("Any", handler(exchange()))
     assert waiting.cr_code is forward.__code__
     assert (await waiting).status == 200
@@ -87,7 +75,7 @@ async def test_a_delay_waits_on_the_clock_before_anything_behind_it_begins() -> 
     clock, one = FakeClock(), exchange(attempts=0)
 
     async def run() -> Reply:
-        return await wrapped(Delay(), clock=clock)(one)
+        return await wrapped(clock, delay=LATE)(one)
 
     task = asyncio.get_running_loop().create_task(run())
     await asyncio.sleep(0)
@@ -104,7 +92,7 @@ async def test_a_delay_ends_with_its_exchange() -> None:
     clock = FakeClock()
 
     async def run() -> Reply:
-        return await wrapped(Delay(time=3600), clock=clock)(exchange())
+        return await wrapped(clock, delay={"time": 3600})(exchange())
 
     task = asyncio.get_running_loop().create_task(run())
     await asyncio.sleep(0)
@@ -116,7 +104,7 @@ async def test_a_delay_ends_with_its_exchange() -> None:
 
 async def test_what_is_both_is_late_and_then_refused() -> None:
     clock = FakeClock()
-    handler = wrapped(Delay(), Abort(), clock=clock)
+    handler = wrapped(clock, delay=LATE, abort=REFUSED)
 
     async def run() -> Reply:
         return await handler(exchange())

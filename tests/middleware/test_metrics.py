@@ -1,24 +1,33 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gateway.clock import Clock
 from gateway.config import model
 from gateway.exchange import Exchange, Reply
 from gateway.middleware import metrics
 from gateway.middleware.base import Build
+from gateway.middleware.mirror import Mirrors
+from gateway.middleware.shed import Shedding
 from gateway.observe.metrics import Metrics
 from tests.observe.stand_in import configuration, exchange
 
+if TYPE_CHECKING:
+    from gateway.observe.accesslog import AccessLog
 
-def build() -> Build:
+
+def build(access_log: AccessLog | None = None, **server: Any) -> Build:
+    """What a middleware is given; `server` are settings of that section."""
+    clock, metrics = Clock(), Metrics(model.Metrics())
     return Build(
-        config=configuration(),
-        clock=Clock(),
-        metrics=Metrics(model.Metrics()),
-        access_log=None,
+        config=configuration(server=model.Server(**server)),
+        clock=clock,
+        metrics=metrics,
+        access_log=access_log,
         upstreams={},
+        shedding=Shedding(clock, metrics.events),
+        mirrors=Mirrors(),
     )
 
 
