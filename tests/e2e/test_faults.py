@@ -54,7 +54,7 @@ async def test_a_delay_waits_and_then_the_request_is_served(
     running = await gateway(up, route={"fault": {"delay": "2s"}})
     client = await raw(running)
     for number in (1, 2):
-        await client.send(post(b"abc"))
+        await client.send(post(body=b"abc"))
         await under_way(running)
         running.clock.advance(1.5)
         assert await client.silence(0.05)
@@ -107,8 +107,9 @@ async def test_a_reload_takes_a_fault_away(
     from gateway.config import load_dict
 
     up = await origin()
-    running = await gateway(up, route={"fault": {**before}})
-    document: Any = dict(running.gateway.snapshot.config.masked)
-    document["routes"][0]["fault"] = "off"
-    await running.gateway.reload(load_dict(document))
+    running = await gateway(up, route={"fault": before})
+    route = {"name": "all", "path": "/*", "to": "up", "fault": "off"}
+    written: dict[str, Any] = {"routes": [route], "upstreams": {"up": {"targets": [up.url]}}}
+    written |= {"listeners": [{"bind": "127.0.0.1:0"}], "admin": "off"}
+    await running.gateway.reload(load_dict(written))
     assert (await (await raw(running)).ask(get())).status == 200
