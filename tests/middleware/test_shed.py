@@ -169,9 +169,7 @@ async def forward(one: Exchange) -> Reply:
     return Reply(200, [])
 
 
-@pytest.mark.parametrize(
-    ("importance", "settings"), [("high", overload()), ("low", None), ("low", overload(shed=()))]
-)
+@pytest.mark.parametrize(("importance", "settings"), [("high", overload()), ("low", None)])
 def test_a_route_that_is_never_shed_pays_nothing(
     importance: str, settings: model.Overload | None
 ) -> None:
