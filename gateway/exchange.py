@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.clock import Watched
     from gateway.edge import Incoming
     from gateway.errors import GatewayError
-    from gateway.middleware.mirror import Tap
+    from gateway.middleware.tap import Tap
     from gateway.relay import Upload
     from gateway.snapshot import Route, Snapshot
     from gateway.upstream.upstream import Target

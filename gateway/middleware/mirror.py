@@ -1,12 +1,12 @@
 """`mirror`: a share of a route's requests is sent to another upstream as well, and its answers may be compared.
 
 Rules of this file: the client's request never waits for its copy and never fails with it. The copy is gathered by a Tap
-while the bytes pass, and sent when the exchange has ended well, in a task of its own. Everything has a bound: MOST_BODY for
-each body, MOST_HELD for all that the taps of a route hold, IN_FLIGHT copies of a route under way, TAKES seconds for each.
-What is beyond is not sent, or not compared, and counted as `dropped`.
+(tap.py, which bounds it) while the bytes pass, and sent when the exchange has ended well, in a task of its own. Of a route
+IN_FLIGHT copies are under way at most, each for TAKES seconds. What is beyond is not sent, or not compared, and counted as
+`dropped`.
 
-The copy is the request as the real upstream got it, path and fields, with MARKER behind them. It is no try: it is sent once
-(again only where a rested connection had gone and the method is idempotent), and its outcome ejects nobody.
+The copy is the request as the real upstream got it, path and fields, with a marker behind them. It is no try: it is sent
+once (again only where a rested connection had gone and the method is idempotent), and its outcome ejects nobody.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gateway import errors, tasks
 from gateway.config import effective
 from gateway.middleware.compare import Answer, Comparison, Difference
+from gateway.middleware.tap import MOST_BODY, Shot, Tap
 from gateway.upstream.retry import IDEMPOTENT
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable
 
     from aiohttp import StreamReader
     from aiohttp.http_parser import RawResponseMessage
@@ -37,12 +38,6 @@ if TYPE_CHECKING:
     from gateway.upstream.upstream import Target, Upstream
     from gateway.upstream.wire import Wire
 
-MARKER = b"X-Gateway-Mirror: 1\r\n"
-"""By this the mirror's servers know a copy, such as not to send mail for it."""
-MOST_BODY = 64 * 1024
-"""Bytes of one body. A request with a larger one is not mirrored, a response with a larger one not compared."""
-MOST_HELD = 8 * 1024 * 1024
-"""Bytes that the copies of one route may hold together."""
 IN_FLIGHT = 32
 """Copies of one route under way."""
 TAKES = 60.0
@@ -50,7 +45,6 @@ TAKES = 60.0
 KEPT = 100
 """Mismatches that are kept for people to look at, of all routes."""
 _INTERIM = 16
-_LONGEST = 300
 _random = Random().random  # noqa: S311 - spread, not secrecy
 
 
@@ -85,131 +79,6 @@ class Mirrors:
     async def aclose(self) -> None:
         """Give up what is under way."""
         await tasks.stop(*self.running)
-
-
-class Outgoing(Protocol):
-    """A request head that can be finished for any target."""
-
-    def head(self, target: Target, edits: bytes) -> bytes: ...
-
-
-class Copy:
-    """A body, as far as it is kept."""
-
-    __slots__ = ("_mirror", "pieces", "size")
-
-    def __init__(self, mirror: Mirror) -> None:
-        self._mirror = mirror
-        self.pieces: list[bytes] | None = []
-        """None: it was too large."""
-        self.size = 0
-        """Bytes held."""
-
-    def add(self, data: bytes) -> None:
-        """Keep `data`, or from now on nothing."""
-        if self.pieces is None:
-            return
-        size = self.size + len(data)
-        if size > MOST_BODY or self._mirror.held + len(data) > MOST_HELD:
-            self.clear()
-            self.pieces = None
-            return
-        self.pieces.append(data)
-        self.size = size
-        self._mirror.held += len(data)
-
-    def clear(self) -> None:
-        """Hold nothing, and begin anew."""
-        self._mirror.held -= self.size
-        self.size = 0
-        self.pieces = []
-
-    @property
-    def body(self) -> bytes | None:
-        """All of it; None if it was too large."""
-        if self.pieces is not None and len(self.pieces) != 1:
-            self.pieces = [b"".join(self.pieces)]
-        return None if self.pieces is None else self.pieces[0]
-
-
-class Tap:
-    """Where the data path shows what passes. Nothing here waits or raises; each call costs the copy of a reference."""
-
-    __slots__ = ("_answer", "_edits", "_fields", "_mirror", "_outgoing", "_request", "_status")
-
-    def __init__(self, mirror: Mirror) -> None:
-        self._mirror = mirror
-        self._outgoing: Outgoing | None = None
-        self._edits = b""
-        self._request = Copy(mirror)
-        self._status = 0
-        self._fields: Sequence[tuple[bytes, bytes]] = ()
-        self._answer = Copy(mirror)
-
-    def on_head(self, outgoing: Outgoing, edits: bytes) -> None:
-        """A try begins: what is sent, and the lines that were made for it. The last try counts."""
-        self._outgoing, self._edits = outgoing, edits
-
-    def on_request(self, data: bytes) -> None:
-        """A piece of the request's body was taken from the client, without framing; each piece once."""
-        self._request.add(data)
-
-    def on_response(self, status: int, fields: Sequence[tuple[bytes, bytes]]) -> None:
-        """A final head came, with these fields as they came. It takes the place of an earlier try's."""
-        self._status, self._fields = status, fields
-        self._answer.clear()
-
-    def on_body(self, data: bytes) -> None:
-        """A piece of the response's body, without framing."""
-        if self._mirror.reads_body:
-            self._answer.add(data)
-
-    def done(self, exchange: Exchange) -> None:
-        """The exchange has ended, and both its bodies have passed whole: send the copy."""
-        body = self._request.body
-        if self._outgoing is None or not self._status or body is None:
-            self.failed()
-            return
-        answer = Answer(self._status, self._fields, self._answer.body)
-        self._mirror.send(Shot(exchange, self._outgoing, self._edits, body, answer), self)
-
-    def failed(self) -> None:
-        """There is nothing to copy, or nothing to compare with: the exchange did not end well."""
-        self._mirror.meter.mirrored["dropped"] += 1
-        self.clear()
-
-    def clear(self) -> None:
-        """Hold nothing any more. Idempotent."""
-        self._request.clear()
-        self._answer.clear()
-
-
-class Shot:
-    """One copy, ready to be sent."""
-
-    __slots__ = ("_edits", "_outgoing", "answer", "body", "chunked", "method", "path", "request_id")
-
-    def __init__(
-        self, exchange: Exchange, outgoing: Outgoing, edits: bytes, body: bytes, answer: Answer
-    ) -> None:
-        self._outgoing = outgoing
-        self._edits = edits
-        self.body = body
-        self.chunked = exchange.length is None
-        self.answer = answer
-        """What the client's own upstream has answered."""
-        self.method = exchange.method
-        self.path = exchange.path[:_LONGEST]
-        self.request_id = exchange.request_id
-
-    def framed(self, target: Target) -> bytes:
-        """Head and body for `target`."""
-        head = self._outgoing.head(target, self._edits + MARKER)
-        if not self.chunked:
-            return head + self.body
-        if not self.body:
-            return head + b"0\r\n\r\n"
-        return b"%b%x\r\n%b\r\n0\r\n\r\n" % (head, len(self.body), self.body)
 
 
 class Mirror:

@@ -13,8 +13,10 @@ import pytest_asyncio
 from gateway.config import model
 from gateway.exchange import Exchange, Reply
 from gateway.middleware import mirror as module
+from gateway.middleware import tap
 from gateway.middleware.compare import Comparison
-from gateway.middleware.mirror import IN_FLIGHT, MOST_BODY, Mirror, Mirrors, ended, mirroring
+from gateway.middleware.mirror import IN_FLIGHT, Mirror, Mirrors, ended, mirroring
+from gateway.middleware.tap import MOST_BODY
 from gateway.observe.metrics import Metrics
 from gateway.outbound import Outbound
 from gateway.upstream.upstream import Upstream
@@ -74,20 +76,20 @@ class Case:
     ) -> None:
         """A whole exchange, then its copy."""
         one = await self.begin(method, None if chunked else len(body))
-        tap = one.tap
-        if tap is not None:
+        shown = one.tap
+        if shown is not None:
             framing = b"Transfer-Encoding: chunked\r\n" if chunked else b""
             if body and not chunked:
                 framing = b"Content-Length: %d\r\n" % len(body)
             out = Outbound(
                 method, "/orders/7?x=%2F", b"api.example.com", framing + b"x-Raw: \xff\r\n"
             )
-            tap.on_head(out, edits)
+            shown.on_head(out, edits)
             for at in range(0, len(body), 1000):
-                tap.on_request(body[at : at + 1000])
-            tap.on_response(status, fields)
+                shown.on_request(body[at : at + 1000])
+            shown.on_response(status, fields)
             for at in range(0, len(answer), 1000):
-                tap.on_body(answer[at : at + 1000])
+                shown.on_body(answer[at : at + 1000])
         ended(one)
         await self.settled()
 
@@ -166,14 +168,14 @@ async def test_the_last_try_is_what_is_copied_and_compared(case: Case, origin: M
     upstream = await origin()
     case.point(upstream)
     one = await case.begin()
-    tap = one.tap
-    assert tap is not None
-    tap.on_head(Outbound("GET", "/first", b"a", b""), b"")
-    tap.on_response(503, ())
-    tap.on_body(b"busy")
-    tap.on_head(Outbound("GET", "/second", b"a", b""), b"")
-    tap.on_response(200, OK_FIELDS)
-    tap.on_body(b"ok")
+    shown = one.tap
+    assert shown is not None
+    shown.on_head(Outbound("GET", "/first", b"a", b""), b"")
+    shown.on_response(503, ())
+    shown.on_body(b"busy")
+    shown.on_head(Outbound("GET", "/second", b"a", b""), b"")
+    shown.on_response(200, OK_FIELDS)
+    shown.on_body(b"ok")
     ended(one)
     await case.settled()
     assert upstream.only.target == b"/second"
@@ -320,7 +322,7 @@ async def test_a_larger_answer_of_the_mirror_is_not_read_to_its_end(
 
 
 async def test_all_that_is_held_has_a_bound(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_HELD", 1500)
+    monkeypatch.setattr(tap, "MOST_HELD", 1500)
     first, second = await case.begin("POST", None), await case.begin("POST", None)
     assert first.tap is not None
     assert second.tap is not None
