@@ -36,8 +36,6 @@ WAITING: frozenset[str] = frozenset(
         "branch.labels",
         # The same client takes the same branch.
         "branch.sticky_by",
-        # Active checks.
-        "upstream.health",
         # Passive ejection.
         "upstream.eject",
         # Too few are left: ejections are set aside.

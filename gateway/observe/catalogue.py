@@ -83,7 +83,25 @@ CATALOGUE = (
     Declared(
         "gateway_upstream_target_weight", "gauge", ("upstream", "target"), "Weight as configured."
     ),
+    Declared(
+        "gateway_upstream_ejections_total",
+        "counter",
+        ("upstream", "target"),
+        "How often a target was set aside because real requests failed.",
+    ),
     Declared("gateway_upstream_ejected", "gauge", ("upstream",), "Targets that are set aside now."),
+    Declared(
+        "gateway_health_checks_total",
+        "counter",
+        ("upstream", "target", "result"),
+        "Active checks: pass, fail, timeout.",
+    ),
+    Declared(
+        "gateway_circuit_state",
+        "gauge",
+        ("upstream", "target"),
+        "Circuit breaker: 0 closed, 1 half-open, 2 open; target _all is that of the whole upstream.",
+    ),
     Declared(
         "gateway_upstream_connections",
         "gauge",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from gateway.observe.metrics import Histogram, Metrics, RouteMeter, UpstreamMeter
+    from gateway.upstream.breaker import Breaker
     from gateway.upstream.upstream import Target
 
 
@@ -123,6 +124,10 @@ def _add_upstream(page: _Page, upstream: UpstreamMeter) -> None:
         for word, count in zip(CLASSES, by_class, strict=False):
             if count:
                 page.add("gateway_upstream_requests_total", count, name, meter.label, word)
+        for result, count in list(meter.checks.items()):
+            page.add("gateway_health_checks_total", count, name, meter.label, result)
+        if meter.ejections:
+            page.add("gateway_upstream_ejections_total", meter.ejections, name, meter.label)
     for status_class, histogram in list(upstream.heads.items()):
         page.add_histogram(
             "gateway_upstream_request_duration_seconds", histogram, name, status_class
@@ -138,29 +143,36 @@ def _add_upstream(page: _Page, upstream: UpstreamMeter) -> None:
         page.add("gateway_hedges_total", count, name, outcome)
 
 
+ALL_TARGETS = "_all"
+"""Stands for the target where something is the upstream's own."""
+
+
 class _Label:
     """What is said of one target, or of all those that share a label."""
 
     def __init__(self) -> None:
         self.up = 1
         self.weight = 0
+        self.circuit: int | None = None
 
-    def add(self, target: Target) -> None:
+    def add(self, target: Target, whole: Breaker | None) -> None:
         self.up = min(self.up, int(target.available))
         self.weight += target.weight
+        if target.breaker is not None and target.breaker is not whole:
+            self.circuit = max(self.circuit or 0, target.breaker.state)
 
 
 def _add_source(page: _Page, upstream: UpstreamMeter) -> None:
     if upstream.source is None:
         return
-    name = upstream.name
+    name, whole = upstream.name, upstream.source.breaker
     labels: dict[str, _Label] = {}
     opened = idle = queued = ejected = 0
     for target in upstream.source.targets:
         # Not `upstream.target`: that may change it, and this may be another thread.
         meter = upstream.targets.get(target.name)
         if meter is not None:
-            labels.setdefault(meter.label, _Label()).add(target)
+            labels.setdefault(meter.label, _Label()).add(target, whole)
         opened += target.connections.open
         idle += len(target.connections.resting)
         queued += len(target.connections.waiting)
@@ -168,6 +180,10 @@ def _add_source(page: _Page, upstream: UpstreamMeter) -> None:
     for label, said in labels.items():
         page.add("gateway_upstream_target_up", said.up, name, label)
         page.add("gateway_upstream_target_weight", said.weight, name, label)
+        if said.circuit is not None:
+            page.add("gateway_circuit_state", said.circuit, name, label)
+    if whole is not None:
+        page.add("gateway_circuit_state", whole.state, name, ALL_TARGETS)
     page.add("gateway_upstream_ejected", ejected, name)
     page.add("gateway_upstream_connections", opened - idle, name, "active")
     page.add("gateway_upstream_connections", idle, name, "idle")

@@ -166,12 +166,15 @@ class UnmatchedMeter(RouteMeter):
 class TargetMeter:
     """Tries at one target, or at all those that share a label."""
 
-    __slots__ = ("by_class", "label")
+    __slots__ = ("by_class", "checks", "ejections", "label")
 
     def __init__(self, label: str) -> None:
         self.label = label
         self.by_class = [0] * len(CLASSES)
         """Tries by status // 100 of what came back; 0: nothing did."""
+        self.checks: Counter[str] = Counter()
+        """Active checks, by result: pass, fail, timeout."""
+        self.ejections = 0
 
 
 class UpstreamMeter:

@@ -9,7 +9,6 @@ each target and a task only while it is being asked.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import Clock, Timer
     from gateway.config import model
+    from gateway.observe.metrics import UpstreamMeter
     from gateway.upstream.upstream import Target
 
 
@@ -127,7 +127,7 @@ class Check:
         self._task = None
         self.ended = checks.clock.now()
         self.last = answer
-        checks.counts[self.target.name, answer.result] += 1
+        checks.meter.target(self.target.name).checks[answer.result] += 1
         if answer.result == "pass":
             self.passes += 1
             self.failures = 0
@@ -170,14 +170,17 @@ class Checks:
     """The checks of one upstream's targets."""
 
     def __init__(
-        self, clock: Clock, judge: Judge, uniform: Callable[[float, float], float] = _random
+        self,
+        clock: Clock,
+        judge: Judge,
+        meter: UpstreamMeter,
+        uniform: Callable[[float, float], float] = _random,
     ) -> None:
         self.clock = clock
+        self.meter = meter
         self.judge = judge
         self.uniform = uniform
         self.started = False
-        self.counts: Counter[tuple[str, str]] = Counter()
-        """Checks by target's name and result: pass, fail, timeout."""
         self.host: str | None = None
         self.room = asyncio.Semaphore(MOST_AT_ONCE)
         self.probes: Probes

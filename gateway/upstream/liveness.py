@@ -7,7 +7,6 @@ attributes, the events and `refresh`. What is known of a target lives as long as
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.upstream.breaker import Breaker, State
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from gateway import errors
     from gateway.clock import Clock, Timer
     from gateway.config import model
-    from gateway.observe.events import Events, Kind
+    from gateway.observe.events import Kind
+    from gateway.observe.metrics import UpstreamMeter
     from gateway.upstream.upstream import Target
 
 _TOLD: dict[State, Kind] = {
@@ -37,6 +37,7 @@ class Owner(Protocol):
     name: str
     clock: Clock
     targets: tuple[Target, ...]
+    breaker: Breaker | None
 
     def refresh(self) -> None:
         """A target's state has changed."""
@@ -84,18 +85,13 @@ class Watch:
 class Liveness:
     """What one upstream knows of who answers, and does about it."""
 
-    def __init__(self, upstream: Owner, events: Events) -> None:
+    def __init__(self, upstream: Owner, meter: UpstreamMeter) -> None:
         self.upstream = upstream
         self.clock = upstream.clock
-        self.checks = Checks(self.clock, self)
-        self.ejections: Counter[str] = Counter()
-        """Ejections ever, by the target's name."""
+        self.checks = Checks(self.clock, self, meter)
         self.eject: model.Eject | None = None
-        self.circuit: Breaker | None = None
-        """That of the whole upstream, where `circuit.scope` is upstream; the same one hangs on each target."""
-        self._events = events
+        self._meter = meter
         self._watches: dict[Target, Watch] = {}
-        self._circuits: dict[Target, Breaker] = {}
         self._timers: dict[Hashable, Timer] = {}
 
     def __repr__(self) -> str:
@@ -139,44 +135,36 @@ class Liveness:
                 self._at(("ejected", target), target.ejected_until, self._ejection_over, target)
 
     def _apply_circuit(self, settings: model.Circuit | None, targets: Sequence[Target]) -> None:
-        now = self.clock.now()
+        upstream, now = self.upstream, self.clock.now()
+        former = upstream.breaker
         whole = settings is not None and settings.scope == "upstream"
-        if settings is None or whole:
-            for target, breaker in self._circuits.items():
-                self._cancel(breaker)
-                target.breaker = None
-            self._circuits.clear()
-        if not whole and self.circuit is not None:
-            self._cancel(self.circuit)
-            self.circuit = None
-            for target in targets:
-                target.breaker = None
-        if settings is None:
-            return
-        if whole:
-            if self.circuit is None:
-                self.circuit = Breaker(settings, now, self._circuit_changed)
-            self._renew(self.circuit, settings, now)
+        upstream.breaker = self._renewed(former, settings if whole else None, now)
         for target in targets:
-            target.breaker = self.circuit or self._circuit_of(target, settings, now)
+            own = None if target.breaker is former else target.breaker
+            own = self._renewed(own, None if whole else settings, now)
+            target.breaker = upstream.breaker or own
 
-    def _circuit_of(self, target: Target, settings: model.Circuit, now: float) -> Breaker:
-        breaker = self._circuits.get(target)
+    def _renewed(
+        self, breaker: Breaker | None, settings: model.Circuit | None, now: float
+    ) -> Breaker | None:
+        """The circuit in the place of `breaker`: the same one, with `settings`; None without settings."""
+        if settings is None:
+            self._cancel(breaker)
+            return None
         if breaker is None:
-            breaker = self._circuits[target] = Breaker(settings, now, self._circuit_changed)
-        self._renew(breaker, settings, now)
-        return breaker
-
-    def _renew(self, breaker: Breaker, settings: model.Circuit, now: float) -> None:
+            return Breaker(settings, now, self._circuit_changed)
         breaker.apply(settings, now)
         if breaker.state is State.OPEN:
             self._at(breaker, breaker.wakes, self._wake, breaker)
+        return breaker
 
     def _forget(self, target: Target) -> None:
+        """Tries at a target that has left end later; they are not heard any more."""
         del self._watches[target]
         self._cancel(("ejected", target))
-        if target in self._circuits:
-            self._cancel(self._circuits.pop(target))
+        if target.breaker is not self.upstream.breaker:
+            self._cancel(target.breaker)
+        target.outlier = target.breaker = None
 
     # ── from start to end ──
 
@@ -185,7 +173,11 @@ class Liveness:
         self.checks.start()
 
     async def aclose(self) -> None:
-        """End all checks and timers."""
+        """End all checks and timers, for good: tries that are still under way are not heard."""
+        self.eject = None
+        self.upstream.breaker = None
+        for target in self.upstream.targets:
+            target.outlier = target.breaker = None
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -221,7 +213,7 @@ class Liveness:
         assert settings is not None
         now = self.clock.now()
         seconds = self._watches[target].record.eject(target, settings, now)
-        self.ejections[target.name] += 1
+        self._meter.target(target.name).ejections += 1
         self._at(("ejected", target), target.ejected_until, self._ejection_over, target)
         self._changed(target, "ejected", f"{why}; for {seconds:g} s")
 
@@ -236,18 +228,21 @@ class Liveness:
     # ── circuits ──
 
     def _circuit_changed(self, breaker: Breaker, before: State) -> None:
+        upstream = self.upstream
+        target = next((one for one in upstream.targets if one.breaker is breaker), None)
+        if target is None:
+            return  # it has left, or circuits are off by now
         if breaker.state is before:  # a trial has taken the last place, or given one back
-            self.upstream.refresh()
+            upstream.refresh()
             return
         if breaker.state is State.OPEN:
             self._at(breaker, breaker.wakes, self._wake, breaker)
         told = _TOLD[breaker.state]
-        for target, own in self._circuits.items():
-            if own is breaker:
-                self._changed(target, told, breaker.why)
-                return
-        self._events.record(told, upstream=self.upstream.name, why=breaker.why)
-        self.upstream.refresh()
+        if breaker is not upstream.breaker:
+            self._changed(target, told, breaker.why)
+        else:
+            self._meter.events.record(told, upstream=upstream.name, why=breaker.why)
+            upstream.refresh()
 
     def _wake(self, breaker: Breaker) -> None:
         now = self.clock.now()
@@ -258,11 +253,9 @@ class Liveness:
     # ── what all have in common ──
 
     def _changed(self, target: Target, kind: Kind, why: str) -> None:
-        target.since = now = self.clock.now()
+        target.since = self.clock.now()
         target.why = why
-        if kind in ("target_up", "restored"):
-            target.started = now
-        self._events.record(kind, upstream=self.upstream.name, target=target.name, why=why)
+        self._meter.events.record(kind, upstream=self.upstream.name, target=target.name, why=why)
         self.upstream.refresh()
 
     def _at(self, key: Hashable, when: float, callback: Callable[..., None], *args: object) -> None:

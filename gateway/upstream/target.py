@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gateway import errors
     from gateway.clock import Clock
+    from gateway.upstream.breaker import Breaker
     from gateway.upstream.idle import Connections
 
 
@@ -50,8 +51,8 @@ class Target:
         self.ejected_until = 0.0
         """Clock seconds; 0.0: not ejected. Time alone ends no ejection: whoever ejects restores."""
         self.draining = False
-        self.breaker: Gate | None = None
-        """The circuit of this target; None: it has none."""
+        self.breaker: Breaker | None = None
+        """The circuit that lets tries at this target begin: its own, or the whole upstream's. None: it has none."""
         self.since = clock.now()
         """Clock seconds: when its state last changed. Whoever changes it sets this too: slow start begins then."""
         self.why = ""
@@ -147,12 +148,6 @@ class Wanted(Protocol):
 
     @property
     def backup(self) -> bool: ...
-
-
-class Gate(Protocol):
-    """What choosing sees of a circuit breaker."""
-
-    refuses: bool
 
 
 def _parts(url: str) -> tuple[str | None, str, str, str]:

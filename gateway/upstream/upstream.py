@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.config import model
     from gateway.exchange import Exchange
     from gateway.observe.metrics import UpstreamMeter
+    from gateway.upstream.breaker import Breaker
     from gateway.upstream.target import Wanted
     from gateway.upstream.wire import Wire
 
@@ -50,7 +51,9 @@ class Upstream:
         meter.source = self
         self.targets: tuple[Target, ...] = ()
         self.budget = Budget(clock)
-        self.liveness = Liveness(self, meter.events)
+        self.breaker: Breaker | None = None
+        """The circuit of the whole upstream; None: it has none."""
+        self.liveness = Liveness(self, meter)
         self.settings: model.Upstream
         self.host = "pass"
         """pass, target, or a fixed name; `fixed_host` is that name, or None."""

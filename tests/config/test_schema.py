@@ -94,7 +94,7 @@ def test_the_schema_takes_what_load_takes(written: str) -> None:
         "routes: [{to: 'http://h', retyr: off}]",
         "routes: [{path: orders, to: 'http://h'}]",
         "upstreams: {u: {targets: [{url: 'http://h', wieght: 1}]}}",
-        "upstreams: {u: {targets: ['http://h'], health: {path: /}}}",
+        "upstreams: {u: {targets: ['http://h'], health: {pth: /}}}",
         "server: {forwarded: all}",
         "tests: [{name: t, request: {get: a, post: b}, expect: {status: 404}}]",
     ],

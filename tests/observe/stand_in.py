@@ -110,6 +110,7 @@ def target(
         "connections": connections,
         "available": True,
         "ejected_until": 0.0,
+        "breaker": None,
     }
     return SimpleNamespace(**{**usual, **state})
 

@@ -13,6 +13,7 @@ from gateway.config import model
 from gateway.observe.catalogue import CATALOGUE
 from gateway.observe.families import prefers_openmetrics
 from gateway.observe.metrics import Histogram, Metrics
+from gateway.upstream.breaker import State
 from tests.kit.programs import need
 from tests.observe.stand_in import exchange, refused, samples, target
 
@@ -30,7 +31,10 @@ CONTRACT = {
     "gateway_upstream_requests_total": "upstream target status_class",
     "gateway_upstream_target_up": "upstream target",
     "gateway_upstream_target_weight": "upstream target",
+    "gateway_upstream_ejections_total": "upstream target",
     "gateway_upstream_ejected": "upstream",
+    "gateway_health_checks_total": "upstream target result",
+    "gateway_circuit_state": "upstream target",
     "gateway_upstream_connections": "upstream state",
     "gateway_upstream_connections_opened_total": "upstream",
     "gateway_upstream_connections_reused_total": "upstream",
@@ -65,8 +69,12 @@ def busy() -> Metrics:
     route.finish(exchange(bytes_in=3, bytes_out=5))
     metrics.route("_none").finish(refused())
     upstream = metrics.upstream("orders")
-    upstream.source = SimpleNamespace(targets=(target(waiting=4),))  # type: ignore[assignment]
+    half = SimpleNamespace(state=State.HALF_OPEN)
+    targets = (target(waiting=4, breaker=half),)
+    upstream.source = SimpleNamespace(targets=targets, breaker=None)  # type: ignore[assignment]
     upstream.target("10.0.0.9:8000").by_class[2] += 1
+    upstream.target("10.0.0.9:8000").checks["fail"] += 1
+    upstream.target("10.0.0.9:8000").ejections += 1
     upstream.head(0.002, 200)
     upstream.last_byte(0.003)
     upstream.waited(0.01)
@@ -325,12 +333,24 @@ def test_a_target_that_may_not_be_chosen_is_not_up_and_ejected_ones_are_counted(
     upstream.present(("a:80", "b:80", "c:80"))
     states = (("a:80", True, 0.0), ("b:80", False, 12.5), ("c:80", False, 0.0))
     upstream.source = SimpleNamespace(  # type: ignore[assignment]
-        targets=[target(name, available=up, ejected_until=until) for name, up, until in states]
+        targets=[target(name, available=up, ejected_until=until) for name, up, until in states],
+        breaker=None,
     )
     page = samples(metrics)
     up = [page[f'gateway_upstream_target_up{{target="{n}",upstream="orders"}}'] for n, *_ in states]
     assert up == [1, 0, 0]
     assert page['gateway_upstream_ejected{upstream="orders"}'] == 1
+
+
+def test_the_circuit_of_a_whole_upstream_is_told_once() -> None:
+    metrics = made()
+    upstream = metrics.upstream("orders")
+    upstream.present(("a:80", "b:80"))
+    whole = SimpleNamespace(state=State.OPEN)
+    targets = [target(name, breaker=whole) for name in ("a:80", "b:80")]
+    upstream.source = SimpleNamespace(targets=targets, breaker=whole)  # type: ignore[assignment]
+    told = {name: value for name, value in samples(metrics).items() if "circuit" in name}
+    assert told == {'gateway_circuit_state{target="_all",upstream="orders"}': 2}
 
 
 def series(metrics: Metrics) -> dict[str, float]:

@@ -67,9 +67,12 @@ class Checked:
 
     def count(self, *results: str) -> int:
         """Checks of all targets with these results; without any, all."""
-        counts = self.upstream.liveness.checks.counts
+        meters = self.upstream.meter.targets.values()
         return sum(
-            number for (_, result), number in counts.items() if not results or result in results
+            number
+            for meter in meters
+            for result, number in meter.checks.items()
+            if not results or result in results
         )
 
     async def round(self, seconds: float = 0.0) -> None:
