@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import (
     Annotated,
     Any,
@@ -139,6 +139,27 @@ class Model(BaseModel):
         values = {**self.__dict__, **changes}
         made = type(self).model_construct(self.model_fields_set | set(changes), **values)
         return cast("Self", made)
+
+
+def build(kind: type[Model]) -> None:
+    """Make the validator of a model, those of the models in it first.
+
+    pydantic builds a model at its first use, and with it, again, every model in it that is not built
+    yet: with `Policies` in routes, profiles, defaults and upstreams that was most of the time of a check.
+    """
+    if kind.__pydantic_complete__:
+        return
+    for field in kind.model_fields.values():
+        for one in _models(field.annotation):
+            build(one)
+    kind.model_rebuild()
+
+
+def _models(annotation: Any) -> Iterator[type[Model]]:
+    if _is_model(annotation):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
 
 
 D = TypeVar("D", bound=Model)
@@ -309,7 +330,7 @@ def _entry_reader(annotation: Any) -> Reader:
 
 
 def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return isinstance(annotation, type) and issubclass(annotation, Model)
 
 
 def _either(members: list[Any]) -> Reader:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from gateway.config.effective import Problem
+from gateway.config.forms import build
 from gateway.config.nodes import Map, Seq, Text, entry_of
 from gateway.config.scalars import KeyTrap, Trap
 
@@ -38,6 +39,7 @@ class Context:
         """A model of what is written. What is wrong is among the problems then, and left out of the model, so that the
         rest is checked in the same go; None if nothing can be said without it.
         """
+        build(kind)
         made: M | None = None
         self.left_out = frozenset()
         try:

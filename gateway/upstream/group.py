@@ -142,7 +142,8 @@ class Group:
         reserve = [target for target in backups if target.available]
         if not drawn and reserve:
             tier, drawn, reserve = backups, reserve, []
-        if len(drawn) < self._least * sum(not target.draining for target in tier):
+        counted = sum(not target.draining and target.weight > 0 for target in tier)
+        if self._least and (not drawn or len(drawn) < self._least * counted):
             for wider in (tier, backups):
                 usable = [target for target in wider if target.usable]
                 if usable:
