@@ -8,24 +8,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from tests.kit.fleet import arrivals, before
+from tests.e2e.drills.conftest import only_what_could_not_be_saved_is_lost
+from tests.kit.fleet import before
 from tests.kit.load import MIX, Load
 
 if TYPE_CHECKING:
-    from tests.kit.fleet import Fleet, Gateway, Origin
+    from tests.kit.fleet import Fleet
 
 RATE = 80
-
-
-async def only_what_could_not_be_saved_is_lost(
-    load: Load, gateway: Gateway, origins: list[Origin]
-) -> None:
-    """Nothing has failed but a POST without a key that was on its way; that is counted, and told as it was."""
-    assert load.failed(repeatable=True) == []
-    lost = load.failed(repeatable=False)
-    assert {outcome.word for outcome in lost} <= {"502 upstream_reset"}
-    assert len(lost) == await gateway.metric("gateway_errors_total", reason="upstream_reset")
-    assert load.sent_twice(arrivals(origins)) == []
 
 
 async def test_a_graceful_restart_of_gunicorn_costs_nothing(fleet: Fleet) -> None:
