@@ -4,8 +4,9 @@ Rules of this file: the loop's lag is measured elsewhere (observe/lag.py) and ju
 reads one attribute. One step up or down at a time, each after `for`: the lowest importance of `shed` first, and the highest
 of it is let in first again. A single long pause is no overload: half of `for` is the most that one sample counts.
 
-Up: the lag was above `loop_lag` for `for`, where each moment that it was not takes three of the others away. Down: in the
-same way below half of `loop_lag`. In between nothing moves, so that a lag around the limit does not switch on and off.
+Up: the lag was above `loop_lag` for `for`, where each moment that it was not takes another away: a busy loop's lag goes up
+and down with the work that a turn happens to find. Down: in the same way below half of `loop_lag`. In between nothing
+moves, so that a lag around the limit does not switch on and off.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ IMPORTANCE = ("low", "normal", "high")
 """Lowest first."""
 CALM = 0.5
 """The share of `loop_lag` below which the loop counts as at ease again."""
-_SETBACK = 3.0
 
 
 class Gate:
@@ -78,11 +78,11 @@ class Shedding:
         if lag > self._limit:
             self._above += passed
         else:
-            self._above = max(0.0, self._above - _SETBACK * passed)
+            self._above = max(0.0, self._above - passed)
         if lag < self._limit * CALM:
             self._below += passed
         else:
-            self._below = max(0.0, self._below - _SETBACK * passed)
+            self._below = max(0.0, self._below - passed)
         if self._above >= self._hold and self.level < len(self.steps):
             self._set(self.level + 1, f"the event loop is {lag * 1000:.0f} ms late")
         elif self._below >= self._hold and self.level:
