@@ -21,7 +21,7 @@ from gateway import starting
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gateway.config import effective
+    from gateway.config import effective, model
     from gateway.inline_tests import Outcome
 
 FAILED, WRONG_CONFIGURATION = 1, 78
@@ -178,16 +178,43 @@ def demo(
 @click.option("--timeout", default=2.0, show_default=True, help="Seconds.")
 def healthcheck(config: str | None, timeout: float) -> None:
     """Ask a running gateway's admin listener whether it is ready: 0 yes, 1 no."""
+    from gateway.health import ask
+
+    well, answer = ask(asked(config).bind, timeout)
+    click.echo(answer)
+    sys.exit(0 if well else FAILED)
+
+
+def asked(config: str | None) -> model.Admin:
+    """The admin listener of the configuration; ends with 1 where there is no address to ask."""
     admin = loaded(config).admin
     if admin is None:
         fail("the admin listener is off: there is nobody to ask")
     if not (admin.bind.port or admin.bind.unix):
         fail("the admin listener has no fixed port to ask: its bind ends in :0")
-    from gateway.health import ask
+    return admin
 
-    well, answer = ask(admin.bind, timeout)
-    click.echo(answer)
-    sys.exit(0 if well else FAILED)
+
+@main.command()
+@config_option
+@json_option
+@click.option("--timeout", default=2.0, show_default=True, help="Seconds.")
+def upstreams(config: str | None, as_json: bool, timeout: float) -> None:
+    """Ask a running gateway how its upstreams are: each target with its state, why and since when.
+
+    It is asked at the address of the configured admin listener; 1 if nobody answers there.
+    """
+    from gateway import health, listing
+
+    try:
+        found = health.upstreams(asked(config), timeout)
+    except health.NoAnswer as error:
+        fail(str(error))
+    if as_json:
+        print_json(found)
+        return
+    heading = ("UPSTREAM", "TARGET", "STATE", "SINCE", "WEIGHT", "IN FLIGHT", "CONNECTIONS", "WHY")
+    table([heading, *listing.targets(found)])
 
 
 def fail(message: str) -> NoReturn:

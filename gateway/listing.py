@@ -1,16 +1,17 @@
-"""The routes of a configuration as rows, for the command line and the admin listener.
+"""Routes and targets as rows, for the command line and the admin listener.
 
-Rules of this file: plain data out, nothing that is not in the configuration.
+Rules of this file: plain data out, and nothing that is not in what came in: a configuration, or what
+a running gateway has told of its upstreams.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.config import effective, model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 def routes(config: effective.Config) -> list[dict[str, str]]:
@@ -62,3 +63,35 @@ def answer(route: effective.Route) -> str:
             return f"redirect {found.status} {found.to}"
         case model.Respond():
             return f"respond {found.status}"
+
+
+def targets(upstreams: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """One row for each target: upstream, target, state, since, weight, in flight, connections, why."""
+    for upstream in upstreams:
+        for target in upstream["targets"]:
+            connections = target["connections"]
+            yield (
+                upstream["name"],
+                target["name"],
+                target["state"],
+                lasting(target["seconds"]),
+                str(target["weight"]),
+                str(target["in_flight"]),
+                f"{connections['active']} active, {connections['idle']} idle",
+                target["why"] or "",
+            )
+        if not upstream["targets"]:
+            yield (upstream["name"], "-", "no targets", "", "", "", "", "")
+
+
+def lasting(seconds: float) -> str:
+    """How long something has been so, in its largest units: `12s`, `3m 20s`, `2d 4h`."""
+    left = max(0, int(seconds))
+    units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+    first = next((place for place, (_, length) in enumerate(units) if left >= length), 3)
+    words = []
+    for unit, length in units[first : first + 2]:
+        count, left = divmod(left, length)
+        if count or not words:
+            words.append(f"{count}{unit}")
+    return " ".join(words)
