@@ -401,7 +401,7 @@ def pipeline(config: str | None, as_json: bool, route: str) -> None:
     if found is None:
         names = ", ".join(entry.name for entry in settings.routes)
         raise click.UsageError(f"no route is called {route!r}; there are: {names}")
-    stages = stages_of(found)
+    stages = stages_of(found, settings)
     if as_json:
         print_json([{"stage": stage, "does": does} for stage, does in stages])
     else:

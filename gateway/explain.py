@@ -19,7 +19,7 @@ from gateway.routing import paths
 from gateway.routing.match import asked_method
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from gateway.exchange import Exchange, Reply
     from gateway.routing.router import Entry
@@ -35,8 +35,11 @@ _OFTEN_EMPTY = (
     "respond.",
     "upstream.tls.",
     "tls.",
+    "discover.",
 )
 """Where a missing value says nothing."""
+_IN_THE_ROUTE = frozenset(("targets", "timeouts", "retry", "buffer", "deadline", "hedge"))
+"""What is said of an upstream elsewhere: among the targets, or by what the route makes of it."""
 _OF_A_REPLY = ("body", "headers.response", "access_log", "errors")
 """Policies that mean something where nothing is forwarded."""
 
@@ -191,7 +194,7 @@ def _matched(
         sent,
         retry,
         tuple(_settings(route, rehearsal.config)),
-        pipeline(route),
+        pipeline(route, rehearsal.config),
     )
 
 
@@ -272,17 +275,17 @@ def _answer(route: effective.Route, config: effective.Config) -> dict[str, Any]:
         shown = masking.route(route)[kind]
         return {"kind": kind, kind: shown}
     chosen = heaviest(answer)
-    upstream = config.upstreams[chosen.upstream]
-    total = sum(target.weight for target in upstream.settings.targets)
+    settings = config.upstreams[chosen.upstream].settings
     found: dict[str, Any] = {
         "kind": "forward",
         "upstream": chosen.upstream,
-        "balance": upstream.settings.balance,
-        "targets": [
-            {"url": target.url, "weight": target.weight, "share": round(target.weight / total, 4)}
-            for target in upstream.settings.targets
-        ],
+        "balance": settings.balance,
+        "targets": list(_targets(settings.targets, chosen.labels)),
     }
+    if chosen.labels:
+        found["labels"] = dict(chosen.labels)
+    if settings.discover is not None:
+        found["discover"] = _discovered(settings.discover)
     if len(answer.branches) > 1:
         weights = sum(branch.weight for branch in answer.branches)
         found["split"] = [
@@ -292,9 +295,38 @@ def _answer(route: effective.Route, config: effective.Config) -> dict[str, Any]:
     return found
 
 
+def _targets(
+    targets: tuple[model.Target, ...], labels: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """Those with the branch's labels. A backup has no share while the others are up."""
+    taken = [one for one in targets if labels.items() <= one.labels.items()]
+    total = sum(one.weight for one in taken if not one.backup)
+    for one in taken:
+        share = round(one.weight / total, 4) if total and not one.backup else 0
+        told = {"url": one.url, "weight": one.weight, "share": share}
+        if one.labels:
+            told["labels"] = dict(one.labels)
+        if one.backup:
+            told["backup"] = True
+        yield told
+
+
+def _discovered(settings: model.Discover) -> str:
+    """Where targets are looked for: nobody is asked here."""
+    if settings.dns is not None:
+        return f"addresses of {settings.dns}, port {settings.port}"
+    if settings.srv is not None:
+        return f"SRV records of {settings.srv}"
+    if settings.file is not None:
+        return f"the file {settings.file}"
+    return f"the environment's {settings.env}"
+
+
 def _sent(outgoing: Outgoing, route: effective.Route, answer: dict[str, Any]) -> dict[str, Any]:
     secret = hidden(route)
     prefixes = {target_prefix(target["url"]) for target in answer["targets"]}
+    if answer.get("discover", "").startswith(("addresses", "SRV")):
+        prefixes = {""}  # what a name server finds has no path
     prefix = prefixes.pop() if len(prefixes) == 1 else "{target's path}"
     return {
         "method": outgoing.method,
@@ -353,8 +385,7 @@ def _settings(route: effective.Route, config: effective.Config) -> Iterator[Sett
         upstream = config.upstreams[heaviest(route.answer).upstream]
         shown: Any = masking.upstream(upstream)
         for key, value in _leaves(shown):
-            # Time-outs and retries of the upstream are in the route's already.
-            if not key.startswith(("targets", "timeouts", "retry")):
+            if key.partition(".")[0] not in _IN_THE_ROUTE:
                 yield _setting(f"upstream.{key}", key, value, upstream.origins)
 
 

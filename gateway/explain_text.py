@@ -95,16 +95,27 @@ def _considered(routes: Sequence[Considered], paint: _Paint) -> Iterator[str]:
 def _answer(answer: dict[str, Any]) -> Iterator[str]:
     kind = answer.get("kind")
     if kind == "forward":
-        yield f"upstream {answer['upstream']}, balance {answer['balance']}"
-        yield from _aligned(
-            (target["url"], f"weight {target['weight']}", f"{target['share']:.0%}")
-            for target in answer["targets"]
-        )
+        labels = _pairs(answer.get("labels", {}))
+        subset = f" (targets with {labels})" if labels else ""
+        yield f"upstream {answer['upstream']}{subset}, balance {answer['balance']}"
+        if "discover" in answer:
+            yield f"targets: {answer['discover']}"
+        yield from _aligned(map(_target, answer["targets"]))
         for branch in answer.get("split", ()):
             yield f"split: {branch['upstream']} gets {branch['share']:.0%}"
     elif kind in ("static", "redirect", "respond"):
         yield kind
         yield from _aligned((key, str(value)) for key, value in answer[kind].items() if value)
+
+
+def _target(target: dict[str, Any]) -> tuple[str, str, str]:
+    share = "backup" if target.get("backup") else f"{target['share']:.0%}"
+    labels = _pairs(target.get("labels", {}))
+    return target["url"], f"weight {target['weight']}", f"{share}  {labels}" if labels else share
+
+
+def _pairs(labels: dict[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in labels.items())
 
 
 def _sent(sent: dict[str, Any] | None) -> Iterator[str]:

@@ -89,7 +89,7 @@ def lasting(seconds: float) -> str:
     left = max(0, int(seconds))
     units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
     first = next((place for place, (_, length) in enumerate(units) if left >= length), 3)
-    words = []
+    words: list[str] = []
     for unit, length in units[first : first + 2]:
         count, left = divmod(left, length)
         if count or not words:

@@ -1,7 +1,8 @@
 """The stages that a request for a route passes, in words: what `gateway pipeline` prints.
 
-Rules of this file: words for people, made of a route's effective policies. The order is that of the
-data path; a test holds it to the order of the middlewares.
+Rules of this file: words for people, made of a route's effective policies and of the settings of its
+upstreams. The order is that of the data path. What is off by default and was not asked for has no
+stage.
 """
 
 from __future__ import annotations
@@ -11,16 +12,30 @@ from typing import TYPE_CHECKING
 from gateway.config import effective, model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _DURATIONS = frozenset(
-    ("pool_wait", "connect", "first_byte", "idle", "total", "per_try", "max_age")
+    (
+        *("pool_wait", "connect", "first_byte", "idle", "total", "per_try", "max_age"),
+        *("interval", "interval_down", "timeout", "window", "base", "open", "queue_timeout"),
+        *("slow_start", "ttl", "refresh", "time", "after"),
+    )
 )
-_SIZES = frozenset(("body.max", "retry.replay_body"))
+"""Last words of keys whose values are seconds."""
+_LONGEST = "eject.max"
+_SIZES = frozenset(("body.max", "retry.replay_body", "buffer.request", "buffer.response"))
+_SHARES = frozenset(("budget", "panic", "error_ratio", "failure_ratio"))
+"""From 0 to 1."""
+_PERCENTS = frozenset(("percent", "max_percent"))
 
 
-def pipeline(route: effective.Route) -> tuple[tuple[str, str], ...]:
-    """(stage, what it does for this route), in the order in which a request meets them."""
+def pipeline(
+    route: effective.Route, config: effective.Config | None = None
+) -> tuple[tuple[str, str], ...]:
+    """(stage, what it does for this route), in the order in which a request meets them.
+
+    `config`: the one that the route is of; without it, nothing is said of its upstreams' settings.
+    """
     policies = route.policies
     most = "any size" if policies.body.max is None else f"at most {size(policies.body.max)}"
     stages = [
@@ -32,8 +47,14 @@ def pipeline(route: effective.Route) -> tuple[tuple[str, str], ...]:
         ),
         ("route", _matcher(route)),
     ]
+    overload = None if config is None else config.server.overload
+    if overload is not None and policies.importance in overload.shed:
+        late = f"{duration(overload.loop_lag)} late for {duration(overload.for_)}"
+        stages.append(("overload", f"503 while the event loop is {late}"))
+    if policies.fault is not None:
+        stages.append(("fault", ", ".join(_fault_words(policies.fault))))
     if isinstance(route.answer, effective.Forward):
-        stages += _forward_stages(route, route.answer)
+        stages += _forward_stages(route, route.answer, config)
     else:
         stages.append(("answer", _answer_words(route.answer)))
     edits = list(_edit_words(policies.headers.response))
@@ -56,26 +77,141 @@ def _matcher(route: effective.Route) -> str:
     return " ".join(words + ([f"when {', '.join(when)}"] if when else []))
 
 
-def _forward_stages(route: effective.Route, answer: effective.Forward) -> list[tuple[str, str]]:
+def _forward_stages(
+    route: effective.Route, answer: effective.Forward, config: effective.Config | None
+) -> list[tuple[str, str]]:
     policies = route.policies
     changes = list(_rewrite_words(policies.rewrite)) + list(_edit_words(policies.headers.request))
-    names = [branch.upstream for branch in answer.branches]
-    times = policies.timeouts
+    upstreams = {
+        branch.upstream: config.upstreams[branch.upstream].settings
+        for branch in answer.branches
+        if config is not None
+    }
+    stages = [
+        ("request transform", ", ".join(changes) or "nothing"),
+        ("buffer", ", ".join(_buffer_words(policies.buffer))),
+        ("total time-out", shown("timeouts.total", policies.timeouts.total)),
+        ("deadline", _deadline_words(policies.deadline)),
+        ("concurrency", _each(upstreams, _concurrency_words)),
+        ("mirror", _mirror_words(policies.mirror)),
+        ("circuit", _each(upstreams, _circuit_words)),
+        ("balance", _balance_words(answer, upstreams)),
+        ("left out", _each(upstreams, _left_out_words)),
+        ("try", _try_words(policies)),
+        ("hedge", _hedge_words(policies.hedge)),
+    ]
+    return [(stage, does) for stage, does in stages if does]
+
+
+def _fault_words(fault: model.Fault) -> Iterator[str]:
+    if fault.delay is not None:
+        yield f"{fault.delay.percent:g}% wait {duration(fault.delay.time)}"
+    if fault.abort is not None:
+        yield f"{fault.abort.percent:g}% get {fault.abort.status}"
+
+
+def _buffer_words(buffer: model.Buffer) -> Iterator[str]:
+    if buffer.request is not None:
+        yield f"bodies up to {size(buffer.request)} are gathered first"
+    if buffer.response is not None:
+        yield f"replies are read {size(buffer.response)} ahead of a slow client"
+
+
+def _deadline_words(deadline: model.Deadline | None) -> str:
+    if deadline is None:
+        return ""
+    callers = {"trusted_proxies": "trusted proxies", "all": "everybody", "none": "nobody"}
+    return f"the time left goes on in {deadline.header}; heard from {callers[deadline.trust]}"
+
+
+def _mirror_words(mirror: model.Mirror | None) -> str:
+    if mirror is None:
+        return ""
+    compared = ", answers compared" if mirror.compare is not None else ""
+    return f"{mirror.percent:g}% copied to {mirror.upstream}{compared}"
+
+
+def _hedge_words(hedge: model.Hedge | None) -> str:
+    if hedge is None:
+        return ""
+    after = duration(hedge.after) if isinstance(hedge.after, float) else str(hedge.after)
+    return f"{hedge.max} more beside the first after {after}, if it may be repeated"
+
+
+def _try_words(policies: model.Policies) -> str:
     limits = ("connect", "first_byte", "idle")
     tried = ", ".join(
-        f"{name} {shown(f'timeouts.{name}', getattr(times, name))}" for name in limits
+        f"{name} {shown(f'timeouts.{name}', getattr(policies.timeouts, name))}" for name in limits
     )
     retry = policies.retry
     again = (
         f"{retry.max} more on {', '.join(retry.on)}" if retry and retry.max else "no further tries"
     )
-    total = shown("timeouts.total", times.total)
-    return [
-        ("request transform", ", ".join(changes) or "nothing"),
-        ("total time-out", total),
-        ("balance", " or ".join(names) + (" by weight" if len(names) > 1 else "")),
-        ("try", f"{tried}; {again}"),
-    ]
+    return f"{tried}; {again}"
+
+
+# ── upstreams ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _each(upstreams: dict[str, model.Upstream], words: Callable[[model.Upstream], str]) -> str:
+    """What `words` says of each upstream: once, where it is the same of all."""
+    told = {name: words(settings) for name, settings in upstreams.items()}
+    if len(set(told.values())) <= 1:
+        return next(iter(told.values()), "")
+    return "; ".join(f"{name}: {text or 'off'}" for name, text in told.items())
+
+
+def _concurrency_words(upstream: model.Upstream) -> str:
+    limit = upstream.concurrency
+    if limit is None:
+        return ""
+    at_once = "" if limit.per_target is None else f"at most {limit.per_target} at a target, "
+    adaptive = {
+        "off": "",
+        "report": "; a limit by response times is shown",
+        "enforce": "; fewer as response times say",
+    }[limit.adaptive]
+    return f"{at_once}{limit.queue} wait for {duration(limit.queue_timeout)}{adaptive}"
+
+
+def _circuit_words(upstream: model.Upstream) -> str:
+    circuit = upstream.circuit
+    if circuit is None:
+        return ""
+    failing = f"{circuit.error_ratio:.0%} of {circuit.min_requests} or more fail"
+    return f"503 for {duration(circuit.open)} when {failing} in {duration(circuit.window)}"
+
+
+def _balance_words(answer: effective.Forward, upstreams: dict[str, model.Upstream]) -> str:
+    names = list(dict.fromkeys(branch.upstream for branch in answer.branches))
+    words = " or ".join(names) + (" by weight" if len(answer.branches) > 1 else "")
+
+    def how(upstream: model.Upstream) -> str:
+        parts = [upstream.balance]
+        if upstream.sticky is not None:
+            parts.append(f"the same again by cookie {upstream.sticky.cookie}")
+        if upstream.slow_start is not None:
+            parts.append(f"slow start {duration(upstream.slow_start)}")
+        return ", ".join(parts)
+
+    told = _each(upstreams, how)
+    return f"{words}: {told}" if told else words
+
+
+def _left_out_words(upstream: model.Upstream) -> str:
+    parts = []
+    health, eject = upstream.health, upstream.eject
+    if health is not None and (health.path is not None or health.tcp):
+        asked = f"{health.method} {health.path}" if health.path is not None else "connecting"
+        parts.append(f"down after {health.fall} failed checks ({asked})")
+    if eject is not None and eject.consecutive_failures is not None:
+        parts.append(f"{duration(eject.base)} out after {eject.consecutive_failures} failures")
+    elif eject is not None and eject.failure_ratio is not None:
+        parts.append(f"{duration(eject.base)} out when {eject.failure_ratio:.0%} fail")
+    return ", ".join(parts)
+
+
+# ── edits ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def _rewrite_words(rewrite: model.Rewrite) -> Iterator[str]:
@@ -120,16 +256,23 @@ def shown(path: str, value: object) -> str:
         return "on" if value else "off"
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
-    leaf = path.rpartition(".")[2]
     if isinstance(value, int | float):
-        if leaf in _DURATIONS:
-            return duration(value)
-        if path in _SIZES:
-            return size(value)
-        if leaf == "min_rate":
-            return f"{size(value)}/s"
-        if leaf == "budget":
-            return f"{value:.0%}"
+        return _number(path, value)
+    return str(value)
+
+
+def _number(path: str, value: float) -> str:
+    leaf = path.rpartition(".")[2]
+    if leaf in _DURATIONS or path == _LONGEST:
+        return duration(value)
+    if path in _SIZES:
+        return size(value)
+    if leaf == "min_rate":
+        return f"{size(value)}/s"
+    if leaf in _SHARES:
+        return f"{value:.0%}"
+    if leaf in _PERCENTS:
+        return f"{value:g}%"
     return str(value)
 
 

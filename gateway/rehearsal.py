@@ -176,7 +176,10 @@ class Rehearsal:
         settings = self.config.upstreams[upstream].settings
         policies = route.policies
         exchange.upstream = upstream
-        exchange.target_name = target_name(settings.targets[0].url)
+        # Who is found while the gateway runs, is not known here.
+        exchange.target_name = (
+            target_name(settings.targets[0].url) if settings.targets else "{target}"
+        )
         exchange.upgrade = _upgrade(exchange, policies)
         edits = RequestEdits.compile(policies.headers.request)
         gone = self._clients.dropped(exchange.peer_trusted) | (
