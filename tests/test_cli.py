@@ -187,6 +187,7 @@ def test_the_file_is_looked_for_in_the_documented_places(tmp_path: Path) -> None
         "explain GET http://h/",
         "pipeline app",
         "healthcheck",
+        "upstreams",
         "demo",
     ],
 )

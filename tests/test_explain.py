@@ -12,8 +12,10 @@ import pytest
 
 from gateway.config import load_text
 from gateway.explain import Explanation, explain
+from tests.kit.opened import open_all
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 CONFIG = """\
@@ -332,3 +334,76 @@ def test_resolved_paths_are_explained_by_the_form_that_decides() -> None:
     assert found.route == "orders"
     assert considered(found)["orders"] == "wins"
     assert found.captures == {"id": "7"}
+
+
+# ── upstreams ──
+
+UPSTREAMS = """\
+upstreams:
+  orders:
+    targets:
+      - {url: "http://10.9.9.1:8000", weight: 3}
+      - {url: "http://10.9.9.2:8000", labels: {version: v2}}
+      - {url: "http://10.9.9.3:8000", backup: true}
+    health: /up
+    circuit: {error_ratio: 0.25}
+    concurrency: 50
+  found: {discover: {dns: users.svc.local, port: 8000}}
+routes:
+  - {name: orders, path: /orders, to: orders, hedge: 1s}
+  - {name: found, path: /found, to: found}
+  - name: canary
+    path: /canary
+    split: [{upstream: orders, weight: 9, labels: {version: v2}}, {upstream: orders, weight: 1}]
+"""
+
+
+@pytest.fixture
+def of_upstreams(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Explanation]:
+    """What is said of a GET of a path of UPSTREAMS."""
+    open_all(monkeypatch)
+    config = load_text(UPSTREAMS, "gateway.yaml")
+    return lambda path: explain(config, "GET", f"http://h{path}")
+
+
+def test_settings_of_the_upstream_are_told_with_their_places(
+    of_upstreams: Callable[[str], Explanation],
+) -> None:
+    found = {one.key: (one.value, one.place) for one in of_upstreams("/orders").settings}
+    assert found["upstream.health.path"] == ("/up", "gateway.yaml:7:13")
+    assert found["upstream.health.interval"][0] == "10s"
+    assert found["upstream.circuit.error_ratio"] == ("25%", "gateway.yaml:8:28")
+    assert found["upstream.concurrency.per_target"] == ("50", "gateway.yaml:9:18")
+    assert found["upstream.concurrency.queue_timeout"][0] == "1s"
+    assert found["upstream.eject.base"] == ("10s", "")
+    assert found["upstream.panic"] == ("50%", "")
+    assert found["hedge.after"] == ("1s", "gateway.yaml:12:52")
+    assert "upstream.hedge" not in found
+
+
+def test_labels_and_backups_are_told_and_a_backup_has_no_share(
+    of_upstreams: Callable[[str], Explanation],
+) -> None:
+    found = of_upstreams("/orders")
+    assert [target["share"] for target in found.answer["targets"]] == [0.75, 0.25, 0]
+    text = found.text()
+    assert re.search(r"10\.9\.9\.2:8000 +weight 1 +25% +version=v2", text)
+    assert re.search(r"10\.9\.9\.3:8000 +weight 1 +backup", text)
+
+
+def test_a_branch_with_labels_has_only_their_targets(
+    of_upstreams: Callable[[str], Explanation],
+) -> None:
+    found = of_upstreams("/canary")
+    assert [target["url"] for target in found.answer["targets"]] == ["http://10.9.9.2:8000"]
+    assert "upstream orders (targets with version=v2)" in found.text()
+
+
+def test_targets_that_are_found_at_run_time_are_told_as_such(
+    of_upstreams: Callable[[str], Explanation],
+) -> None:
+    found = of_upstreams("/found")
+    assert found.answer["targets"] == []
+    assert found.sent is not None
+    assert found.sent["target"] == "/found"
+    assert "targets: addresses of users.svc.local, port 8000" in found.text()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from gateway.config import load_text
 from gateway.explain import pipeline
 from gateway.pipeline import duration, shown, size
+from tests.kit.opened import open_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def stages(route: str) -> dict[str, str]:
@@ -32,6 +38,93 @@ def test_a_forwarding_route_lists_every_stage_in_its_order() -> None:
         "metrics": "counted as route r",
         "access log": "one line",
     }
+
+
+UPSTREAMS = """
+server:
+  secret: 0123456789abcdef0123456789abcdef
+  overload: {loop_lag: 100ms, for: 1s, shed: [low]}
+upstreams:
+  full:
+    targets: [{url: "http://10.0.0.1:1", labels: {version: v2}}, {url: "http://10.0.0.2:1", backup: true}]
+    balance: least_requests
+    sticky: {cookie: gw}
+    slow_start: 30s
+    health: {path: /up, fall: 4}
+    eject: {consecutive_failures: 7, base: 20s}
+    circuit: {error_ratio: 0.4, min_requests: 10, window: 5s, open: 15s}
+    concurrency: {per_target: 50, queue: 9, queue_timeout: 2s, adaptive: enforce}
+  bare: {targets: "http://10.0.0.3:1", eject: off, health: off}
+  found: {discover: {srv: _http._tcp.x.local}, eject: {consecutive_failures: off, failure_ratio: 30%}}
+routes:
+  - name: full
+    path: /full
+    to: full
+    importance: low
+    fault: {delay: {time: 2s, percent: 50}, abort: {status: 503, percent: 0.5}}
+    buffer: {request: 1MiB, response: 64KiB}
+    deadline: {header: X-Left, trust: none}
+    mirror: {upstream: bare, percent: 5, compare: status}
+    hedge: {after: 200ms, max: 2}
+  - {name: bare, path: /bare, to: bare}
+  - {name: found, path: /found, to: found, hedge: p95}
+  - name: split
+    path: /split
+    split: [{upstream: full, weight: 3}, {upstream: bare, weight: 1}]
+"""
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, str]]:
+    """The stages of a route of UPSTREAMS, by its name."""
+    open_all(monkeypatch)
+    config = load_text(UPSTREAMS)
+    routes = {route.name: route for route in config.routes}
+    return lambda name: dict(pipeline(routes[name], config))
+
+
+def test_settings_of_the_upstream_have_their_stages(
+    opened: Callable[[str], dict[str, str]],
+) -> None:
+    found = opened("full")
+    assert list(found)[4:17] == [
+        *("overload", "fault", "request transform", "buffer", "total time-out", "deadline"),
+        *("concurrency", "mirror", "circuit", "balance", "left out", "try", "hedge"),
+    ]
+    assert found["overload"] == "503 while the event loop is 100ms late for 1s"
+    assert found["fault"] == "50% wait 2s, 0.5% get 503"
+    assert found["buffer"] == (
+        "bodies up to 1MiB are gathered first, replies are read 64KiB ahead of a slow client"
+    )
+    assert found["deadline"] == "the time left goes on in X-Left; heard from nobody"
+    assert found["concurrency"] == (
+        "at most 50 at a target, 9 wait for 2s; fewer as response times say"
+    )
+    assert found["mirror"] == "5% copied to bare, answers compared"
+    assert found["circuit"] == "503 for 15s when 40% of 10 or more fail in 5s"
+    assert found["balance"] == "full: least_requests, the same again by cookie gw, slow start 30s"
+    assert found["left out"] == "down after 4 failed checks (GET /up), 20s out after 7 failures"
+    assert found["hedge"] == "2 more beside the first after 200ms, if it may be repeated"
+
+
+def test_what_is_off_has_no_stage(opened: Callable[[str], dict[str, str]]) -> None:
+    found = opened("bare")
+    unasked = {"overload", "fault", "buffer", "deadline", "concurrency", "mirror", "circuit"}
+    assert not (unasked | {"left out", "hedge"}) & found.keys()
+
+
+def test_a_ratio_ejects_where_rows_do_not(opened: Callable[[str], dict[str, str]]) -> None:
+    assert opened("found")["left out"] == "10s out when 30% fail"
+    assert "p95" in opened("found")["hedge"]
+
+
+def test_branches_with_other_settings_are_told_apart(
+    opened: Callable[[str], dict[str, str]],
+) -> None:
+    found = opened("split")
+    assert found["concurrency"].startswith("full: at most 50 at a target")
+    assert found["concurrency"].endswith("; bare: off")
+    assert found["balance"].startswith("full or bare by weight: full: least_requests")
 
 
 @pytest.mark.parametrize(
@@ -90,3 +183,9 @@ def test_other_values_read_as_they_are_written_too() -> None:
     assert shown("timeouts.total", None) == "off"
     assert shown("methods", ["GET", "PUT"]) == "GET, PUT"
     assert shown("priority", 3) == "3"
+    assert shown("concurrency.queue_timeout", 1.0) == "1s"
+    assert shown("eject.max", 300.0) == "5m"
+    assert shown("pool.max", 100) == "100"
+    assert shown("panic", 0.5) == "50%"
+    assert shown("eject.max_percent", 50.0) == "50%"
+    assert shown("buffer.request", 65536) == "64KiB"

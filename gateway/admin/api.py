@@ -24,10 +24,14 @@ from gateway.explain import explain
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from gateway.clock import Clock
     from gateway.observe.events import Event, Events
     from gateway.observe.metrics import Metrics
     from gateway.snapshot import Snapshot
-    from gateway.upstream.upstream import Target
+    from gateway.upstream.breaker import Breaker
+    from gateway.upstream.concurrency import Limit
+    from gateway.upstream.target import Target
+    from gateway.upstream.upstream import Upstream
 
     Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -45,6 +49,8 @@ class LastReload(Protocol):
 
 class Served(Protocol):
     """What is read of a Gateway."""
+
+    clock: Clock
 
     @property
     def snapshot(self) -> Snapshot: ...
@@ -73,7 +79,7 @@ _ENDPOINTS = (
     ("/health/ready", "200 while it takes requests, 503 while it starts or drains"),
     ("/config", "the configuration that serves, secrets masked"),
     ("/routes", "routes in the order of the file, and what is under way on each"),
-    ("/upstreams", "targets, their weights, requests in flight and connections"),
+    ("/upstreams", "targets: their state, why and since when, requests in flight, connections"),
     ("/events", "what has changed lately, newest last; ?since=TIME, ?upstream=NAME"),
     ("/explain?method=GET&url=http://example.com/", "which route takes a request, and why"),
 )
@@ -242,43 +248,79 @@ async def routes(request: web.Request) -> web.Response:
 
 
 async def upstreams(request: web.Request) -> web.Response:
-    """Every upstream with its targets."""
+    """Every upstream with its targets: what `gateway upstreams` prints."""
     gateway = request.app[GATEWAY]
     rows = []
     for name, upstream in gateway.snapshot.config.upstreams.items():
         meter = gateway.metrics.upstream(name)
-        targets = meter.source.targets if meter.source is not None else ()
-        rows.append(
-            {
-                "name": name,
-                "anonymous": upstream.anonymous,
-                "balance": upstream.settings.balance,
-                "connections_opened": meter.opened,
-                "connections_reused": meter.reused,
-                "targets": [_target(target) for target in targets],
-            }
-        )
+        row: dict[str, Any] = {
+            "name": name,
+            "anonymous": upstream.anonymous,
+            "balance": upstream.settings.balance,
+            "connections_opened": meter.opened,
+            "connections_reused": meter.reused,
+            "waiting": 0,
+            "circuit": None,
+            "targets": [],
+        }
+        if meter.source is not None:
+            row |= _upstream(meter.source, gateway.clock)
+        rows.append(row)
     return _answer({"generation": gateway.snapshot.generation, "upstreams": rows})
 
 
-def _target(target: Target) -> dict[str, Any]:
+def _upstream(upstream: Upstream, clock: Clock) -> dict[str, Any]:
+    whole = upstream.breaker
+    return {
+        "waiting": len(upstream.concurrency.waiting),
+        "circuit": None if whole is None else _circuit(whole, clock),
+        "targets": [_target(target, whole, clock) for target in upstream.targets],
+    }
+
+
+def _target(target: Target, whole: Breaker | None, clock: Clock) -> dict[str, Any]:
+    """`whole`: the circuit of the upstream, which is not the target's own."""
     connections = target.connections
     idle = len(connections.resting)
+    limit, circuit = target.limit, target.breaker
     return {
         "name": target.name,
         "url": target.url,
+        "labels": dict(target.labels),
+        "backup": target.backup,
+        "state": target.state,
+        "why": target.why or None,
+        **_since(target.since, clock),
         "weight": target.weight,
         "in_flight": target.in_flight,
         "connections": {"active": connections.open - idle, "idle": idle},
         "waiting": len(connections.waiting),
+        "failures": target.failures,
+        "circuit": None if circuit is None or circuit is whole else _circuit(circuit, clock),
+        "concurrency": None if limit is None else {"busy": limit.busy, "limit": _finite(limit)},
     }
+
+
+def _circuit(circuit: Breaker, clock: Clock) -> dict[str, Any]:
+    state = circuit.state.name.lower()
+    return {"state": state, "why": circuit.why or None, **_since(circuit.since, clock)}
+
+
+def _since(then: float, clock: Clock) -> dict[str, Any]:
+    """`then`, in seconds of the clock, as a moment and as the seconds since."""
+    seconds = max(0.0, clock.now() - then)
+    return {"since": _moment(clock.wall() - seconds, "seconds"), "seconds": round(seconds, 1)}
+
+
+def _finite(limit: Limit[Target]) -> float | None:
+    return limit.shown if math.isfinite(limit.shown) else None
 
 
 async def events(request: web.Request) -> web.Response:
     """What has changed, newest last; `since` and `upstream` choose among it."""
     asked = request.query
     try:
-        since = _since(asked["since"]) if "since" in asked else None
+        since = _parsed(asked["since"]) if "since" in asked else None
     except ValueError:
         return _refusal(
             400, f"since={asked['since']!r}: write seconds since 1970, or 2027-01-31T12:00:00Z"
@@ -287,7 +329,7 @@ async def events(request: web.Request) -> web.Response:
     return _answer({"events": [_event(event) for event in found]})
 
 
-def _since(text: str) -> float:
+def _parsed(text: str) -> float:
     """Unix seconds of either form; a time without a zone is UTC. Raises ValueError."""
     try:
         seconds = float(text)

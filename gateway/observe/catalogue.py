@@ -103,6 +103,12 @@ CATALOGUE = (
         "Circuit breaker: 0 closed, 1 half-open, 2 open; target _all is that of the whole upstream.",
     ),
     Declared(
+        "gateway_concurrency_limit",
+        "gauge",
+        ("upstream", "target"),
+        "Requests that a target is given at once; with adaptive: report, what it would be given.",
+    ),
+    Declared(
         "gateway_upstream_connections",
         "gauge",
         ("upstream", "state"),

@@ -8,6 +8,7 @@ catalogue.py.
 from __future__ import annotations
 
 import itertools
+import math
 import platform
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING
@@ -154,21 +155,26 @@ class _Label:
         self.up = 1
         self.weight = 0
         self.circuit: int | None = None
+        self.limit: float | None = None
 
     def add(self, target: Target, whole: Breaker | None) -> None:
         self.up = min(self.up, int(target.available))
         self.weight += target.weight
         if target.breaker is not None and target.breaker is not whole:
             self.circuit = max(self.circuit or 0, target.breaker.state)
+        if target.limit is not None and math.isfinite(target.limit.shown):
+            self.limit = (self.limit or 0) + target.limit.shown
 
 
 def _add_source(page: _Page, upstream: UpstreamMeter) -> None:
-    if upstream.source is None:
+    source = upstream.source
+    if source is None:
         return
-    name, whole = upstream.name, upstream.source.breaker
+    name, whole = upstream.name, source.breaker
     labels: dict[str, _Label] = {}
-    opened = idle = queued = ejected = 0
-    for target in upstream.source.targets:
+    opened = idle = ejected = 0
+    queued = len(source.concurrency.waiting)
+    for target in source.targets:
         # Not `upstream.target`: that may change it, and this may be another thread.
         meter = upstream.targets.get(target.name)
         if meter is not None:
@@ -178,16 +184,22 @@ def _add_source(page: _Page, upstream: UpstreamMeter) -> None:
         queued += len(target.connections.waiting)
         ejected += bool(target.ejected_until)
     for label, said in labels.items():
-        page.add("gateway_upstream_target_up", said.up, name, label)
-        page.add("gateway_upstream_target_weight", said.weight, name, label)
-        if said.circuit is not None:
-            page.add("gateway_circuit_state", said.circuit, name, label)
+        _add_target(page, name, label, said)
     if whole is not None:
         page.add("gateway_circuit_state", whole.state, name, ALL_TARGETS)
     page.add("gateway_upstream_ejected", ejected, name)
     page.add("gateway_upstream_connections", opened - idle, name, "active")
     page.add("gateway_upstream_connections", idle, name, "idle")
     page.add("gateway_queue_length", queued, name)
+
+
+def _add_target(page: _Page, upstream: str, label: str, said: _Label) -> None:
+    page.add("gateway_upstream_target_up", said.up, upstream, label)
+    page.add("gateway_upstream_target_weight", said.weight, upstream, label)
+    if said.circuit is not None:
+        page.add("gateway_circuit_state", said.circuit, upstream, label)
+    if said.limit is not None:
+        page.add("gateway_concurrency_limit", said.limit, upstream, label)
 
 
 def _add_worker(page: _Page, metrics: Metrics) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.exchange import Exchange
     from gateway.upstream.balance import Balancer
+    from gateway.upstream.concurrency import Limit
     from gateway.upstream.sticky import Sticky
     from gateway.upstream.target import Target
     from gateway.upstream.upstream import Upstream
@@ -98,6 +99,28 @@ class Group:
         if tried or self._sticky is not None:
             return self._pick(exchange, tried)
         return self._choose(exchange)
+
+    async def enter(
+        self, exchange: Exchange | None, target: Target, tried: Sequence[Target] = ()
+    ) -> Limit[Target]:
+        """A place at `target`, which was picked and has none free; or at another that would do as well, if one of them has
+        room sooner. Whoever hashing or a cookie sends to `target` waits for that one.
+
+        Raises errors.QueueFull, errors.QueueTimeout, errors.NoHealthyTarget.
+        """
+        wanted = target.limit
+        assert wanted is not None
+        sticky = self._sticky
+        bound = isinstance(self._balancer, ConsistentHash) or (
+            sticky is not None and exchange is not None and sticky.target_of(exchange) is target
+        )
+        others = () if bound else self.drawn
+        limits = [
+            one.limit
+            for one in others
+            if one is not target and one not in tried and one.limit is not None
+        ]
+        return await self.upstream.concurrency.enter(wanted, limits)
 
     def _pick(self, exchange: Exchange | None, tried: Sequence[Target]) -> Target:
         kept = self._kept(exchange, tried)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway import errors
     from gateway.clock import Clock
     from gateway.upstream.breaker import Breaker
+    from gateway.upstream.concurrency import Limit
     from gateway.upstream.idle import Connections
 
 
@@ -71,8 +72,8 @@ class Target:
         self.ewma_at = 0.0
         """Clock seconds: when `ewma` was last brought up to date."""
         self.outlier: Watcher | None = None
-        self.limit: Watcher | None = None
-        """An adaptive limit of concurrency."""
+        self.limit: Limit[Target] | None = None
+        """Its places, where the upstream has `concurrency`; an adaptive one learns from the tries."""
         self.speed: Watcher | None = None
         """Keeps `ewma`, where the balancer asks for it."""
 

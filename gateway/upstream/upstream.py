@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from weakref import WeakValueDictionary
 
 from gateway.upstream.balance import PeakEwma
+from gateway.upstream.concurrency import Concurrency
 from gateway.upstream.group import Group, balancer
 from gateway.upstream.idle import Connections
 from gateway.upstream.liveness import Liveness
@@ -54,6 +55,7 @@ class Upstream:
         self.breaker: Breaker | None = None
         """The circuit of the whole upstream; None: it has none."""
         self.liveness = Liveness(self, meter)
+        self.concurrency: Concurrency[Target] = Concurrency(clock, self._admits)
         self.settings: model.Upstream
         self.host = "pass"
         """pass, target, or a fixed name; `fixed_host` is that name, or None."""
@@ -153,6 +155,9 @@ class Upstream:
         if self.sticky is not None:
             self.sticky.rebuild(targets)
         self.meter.present(target.name for target in targets)
+        limits = self.concurrency.apply(settings.concurrency, targets)
+        for target in targets:
+            target.limit = limits.get(target)
         assert self._pool is not None
         self.liveness.apply(settings, self._pool.context)
         self.refresh()
@@ -173,6 +178,7 @@ class Upstream:
                 kind: Literal["panic_on", "panic_off"] = "panic_on" if group.panic else "panic_off"
                 self.meter.events.record(kind, upstream=self.name, why=why)
         self.only = self._all.only
+        self.concurrency.wake()
 
     def pick(
         self, exchange: Exchange | Sequence[Target] | None = None, tried: Sequence[Target] = ()
@@ -201,6 +207,10 @@ class Upstream:
             self._equip(group, anew=True)
             group.refresh(self.targets)
         return group
+
+    def _admits(self, target: Target) -> bool:
+        """Whether `target` may be given to a request that has waited."""
+        return target.available or any(target in group.drawn for group in self._groups())
 
     def _groups(self) -> list[Group]:
         return [self._all, *self._subsets.values()]

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -12,7 +13,8 @@ from gateway.admin.api import application
 from gateway.config import model
 from gateway.observe.events import Events
 from gateway.observe.metrics import Metrics
-from tests.observe.stand_in import LastReload, StandIn, configuration, exchange, target
+from gateway.upstream.breaker import State
+from tests.observe.stand_in import LastReload, StandIn, configuration, exchange, source, target
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -129,31 +131,77 @@ async def test_routes_are_listed_with_what_is_under_way(ask: Ask) -> None:
     assert (row["requests_in_flight"], row["websockets_in_flight"]) == (1, 0)
 
 
-async def test_upstreams_are_listed_with_their_targets(ask: Ask) -> None:
+async def test_upstreams_are_listed_with_their_targets_why_they_are_so_and_since_when(
+    ask: Ask,
+) -> None:
     gateway = StandIn()
     meter = gateway.metrics.upstream("orders")
     meter.opened, meter.reused = 3, 8
-    meter.source = cast("Any", SimpleNamespace(targets=(target(waiting=2),)))
-    told = await (await ask(gateway, "/upstreams")).json()
-    assert told["upstreams"] == [
-        {
-            "name": "orders",
-            "anonymous": False,
-            "balance": "p2c",
-            "connections_opened": 3,
-            "connections_reused": 8,
-            "targets": [
-                {
-                    "name": "10.0.0.9:8000",
-                    "url": "http://10.0.0.9:8000",
-                    "weight": 2,
-                    "in_flight": 2,
-                    "connections": {"active": 2, "idle": 1},
-                    "waiting": 2,
-                }
-            ],
-        }
-    ]
+    now = gateway.clock.now()
+    circuit = SimpleNamespace(state=State.OPEN, why="9 of 9 tries failed in 10 s", since=now - 5)
+    meter.source = source(
+        target(
+            waiting=2,
+            labels={"version": "v2"},
+            state="cut off",
+            why="9 of 9 tries failed in 10 s",
+            since=now - 5,
+            failures=9,
+            breaker=circuit,
+            limit=SimpleNamespace(busy=2, shown=50),
+        ),
+        waiting=4,
+    )
+    [told] = (await (await ask(gateway, "/upstreams")).json())["upstreams"]
+    [one] = told.pop("targets")
+    assert told == {
+        "name": "orders",
+        "anonymous": False,
+        "balance": "p2c",
+        "connections_opened": 3,
+        "connections_reused": 8,
+        "waiting": 4,
+        "circuit": None,
+    }
+    since = one.pop("since")
+    assert abs(datetime.fromisoformat(since).timestamp() - gateway.clock.wall() + 5) < 3
+    assert one["circuit"].pop("since") == since
+    assert 5 <= one.pop("seconds") <= 8
+    assert 5 <= one["circuit"].pop("seconds") <= 8
+    assert one == {
+        "name": "10.0.0.9:8000",
+        "url": "http://10.0.0.9:8000",
+        "labels": {"version": "v2"},
+        "backup": False,
+        "state": "cut off",
+        "why": "9 of 9 tries failed in 10 s",
+        "weight": 2,
+        "in_flight": 2,
+        "connections": {"active": 2, "idle": 1},
+        "waiting": 2,
+        "failures": 9,
+        "circuit": {"state": "open", "why": "9 of 9 tries failed in 10 s"},
+        "concurrency": {"busy": 2, "limit": 50},
+    }
+
+
+async def test_the_circuit_of_a_whole_upstream_is_told_once(ask: Ask) -> None:
+    gateway = StandIn()
+    whole = SimpleNamespace(state=State.HALF_OPEN, why="open for 10 s", since=0.0)
+    meter = gateway.metrics.upstream("orders")
+    meter.source = source(target(breaker=whole), breaker=whole)
+    [told] = (await (await ask(gateway, "/upstreams")).json())["upstreams"]
+    assert told["circuit"]["state"] == "half_open"
+    assert told["targets"][0]["circuit"] is None
+
+
+async def test_health_says_nothing_of_upstreams(ask: Ask) -> None:
+    gateway = StandIn()
+    gateway.metrics.upstream("orders").source = source(target(state="down", available=False))
+    told = await ask(gateway, "/health")
+    assert told.status == 200
+    assert (await told.json()).keys() == {"status", "generation", "config", "last_reload"}
+    assert (await ask(gateway, "/health/ready")).status == 200
 
 
 async def test_the_index_links_every_endpoint(ask: Ask) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from gateway.clock import Clock
 from gateway.config import effective, model
 from gateway.exchange import Exchange
 from gateway.observe.metrics import Metrics
@@ -83,6 +84,7 @@ class StandIn:
 
     config: effective.Config = field(default_factory=configuration)
     metrics: Metrics = field(default_factory=lambda: Metrics(model.Metrics()))
+    clock: Clock = field(default_factory=Clock)
     generation: int = 7
     last_reload: LastReload = LastReload(1000.5)
     ready: bool = True
@@ -105,14 +107,27 @@ def target(
     usual: dict[str, Any] = {
         "name": name,
         "url": f"http://{name}",
+        "labels": {},
+        "backup": False,
         "weight": 2,
         "in_flight": 2,
         "connections": connections,
         "available": True,
+        "state": "available",
+        "why": "",
+        "since": 0.0,
         "ejected_until": 0.0,
+        "failures": 0,
         "breaker": None,
+        "limit": None,
     }
     return SimpleNamespace(**{**usual, **state})
+
+
+def source(*targets: Any, breaker: Any = None, waiting: int = 0) -> Any:
+    """An upstream as its meter sees it."""
+    concurrency = SimpleNamespace(waiting=[None] * waiting)
+    return SimpleNamespace(targets=targets, breaker=breaker, concurrency=concurrency)
 
 
 def samples(metrics: Metrics) -> dict[str, float]:

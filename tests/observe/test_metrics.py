@@ -15,7 +15,7 @@ from gateway.observe.families import prefers_openmetrics
 from gateway.observe.metrics import Histogram, Metrics
 from gateway.upstream.breaker import State
 from tests.kit.programs import need
-from tests.observe.stand_in import exchange, refused, samples, target
+from tests.observe.stand_in import exchange, refused, samples, source, target
 
 CONTRACT = {
     "gateway_requests_total": "route method status source",
@@ -35,6 +35,7 @@ CONTRACT = {
     "gateway_upstream_ejected": "upstream",
     "gateway_health_checks_total": "upstream target result",
     "gateway_circuit_state": "upstream target",
+    "gateway_concurrency_limit": "upstream target",
     "gateway_upstream_connections": "upstream state",
     "gateway_upstream_connections_opened_total": "upstream",
     "gateway_upstream_connections_reused_total": "upstream",
@@ -69,9 +70,8 @@ def busy() -> Metrics:
     route.finish(exchange(bytes_in=3, bytes_out=5))
     metrics.route("_none").finish(refused())
     upstream = metrics.upstream("orders")
-    half = SimpleNamespace(state=State.HALF_OPEN)
-    targets = (target(waiting=4, breaker=half),)
-    upstream.source = SimpleNamespace(targets=targets, breaker=None)  # type: ignore[assignment]
+    half, limit = SimpleNamespace(state=State.HALF_OPEN), SimpleNamespace(shown=50)
+    upstream.source = source(target(waiting=4, breaker=half, limit=limit), waiting=3)
     upstream.target("10.0.0.9:8000").by_class[2] += 1
     upstream.target("10.0.0.9:8000").checks["fail"] += 1
     upstream.target("10.0.0.9:8000").ejections += 1
@@ -321,7 +321,7 @@ def test_gauges_of_an_upstream_are_read_from_its_targets() -> None:
     page = samples(busy())
     assert page['gateway_upstream_connections{state="active",upstream="orders"}'] == 2
     assert page['gateway_upstream_connections{state="idle",upstream="orders"}'] == 1
-    assert page['gateway_queue_length{upstream="orders"}'] == 4
+    assert page['gateway_queue_length{upstream="orders"}'] == 4 + 3
     labels = 'target="10.0.0.9:8000",upstream="orders"'
     assert page[f"gateway_upstream_target_weight{{{labels}}}"] == 2
     assert page[f"gateway_upstream_target_up{{{labels}}}"] == 1
@@ -332,9 +332,8 @@ def test_a_target_that_may_not_be_chosen_is_not_up_and_ejected_ones_are_counted(
     upstream = metrics.upstream("orders")
     upstream.present(("a:80", "b:80", "c:80"))
     states = (("a:80", True, 0.0), ("b:80", False, 12.5), ("c:80", False, 0.0))
-    upstream.source = SimpleNamespace(  # type: ignore[assignment]
-        targets=[target(name, available=up, ejected_until=until) for name, up, until in states],
-        breaker=None,
+    upstream.source = source(
+        *(target(name, available=up, ejected_until=until) for name, up, until in states)
     )
     page = samples(metrics)
     up = [page[f'gateway_upstream_target_up{{target="{n}",upstream="orders"}}'] for n, *_ in states]
@@ -342,15 +341,76 @@ def test_a_target_that_may_not_be_chosen_is_not_up_and_ejected_ones_are_counted(
     assert page['gateway_upstream_ejected{upstream="orders"}'] == 1
 
 
-def test_the_circuit_of_a_whole_upstream_is_told_once() -> None:
+def test_ejections_and_checks_are_counted_for_each_target() -> None:
     metrics = made()
     upstream = metrics.upstream("orders")
     upstream.present(("a:80", "b:80"))
-    whole = SimpleNamespace(state=State.OPEN)
-    targets = [target(name, breaker=whole) for name in ("a:80", "b:80")]
-    upstream.source = SimpleNamespace(targets=targets, breaker=whole)  # type: ignore[assignment]
-    told = {name: value for name, value in samples(metrics).items() if "circuit" in name}
-    assert told == {'gateway_circuit_state{target="_all",upstream="orders"}': 2}
+    upstream.target("a:80").ejections += 2
+    upstream.target("b:80").checks["timeout"] += 3
+    page = samples(metrics)
+    ejections = "gateway_upstream_ejections_total"
+    assert page[f'{ejections}{{target="a:80",upstream="orders"}}'] == 2
+    checks = "gateway_health_checks_total"
+    assert page[f'{checks}{{result="timeout",target="b:80",upstream="orders"}}'] == 3
+    upstream.present(("b:80",))
+    assert not any("a:80" in name for name in samples(metrics))
+
+
+def test_circuits_are_told_for_each_target_or_for_the_whole_upstream() -> None:
+    metrics = made()
+    upstream = metrics.upstream("orders")
+    upstream.present(("a:80", "b:80"))
+    opened, whole = SimpleNamespace(state=State.OPEN), SimpleNamespace(state=State.HALF_OPEN)
+    upstream.source = source(target("a:80", breaker=opened), target("b:80"))
+    found = {name: value for name, value in samples(metrics).items() if "circuit_state" in name}
+    assert found == {'gateway_circuit_state{target="a:80",upstream="orders"}': 2}
+    targets = (target("a:80", breaker=whole), target("b:80", breaker=whole))
+    upstream.source = source(*targets, breaker=whole)
+    found = {name: value for name, value in samples(metrics).items() if "circuit_state" in name}
+    assert found == {'gateway_circuit_state{target="_all",upstream="orders"}': 1}
+
+
+def test_a_limit_is_told_where_there_is_one() -> None:
+    metrics = made()
+    upstream = metrics.upstream("orders")
+    limits = {"a:80": 50, "b:80": float("inf"), "c:80": None}
+    upstream.present(limits)
+    upstream.source = source(
+        *(
+            target(name, limit=None if most is None else SimpleNamespace(shown=most))
+            for name, most in limits.items()
+        )
+    )
+    page = samples(metrics)
+    found = {name: value for name, value in page.items() if "concurrency_limit" in name}
+    assert found == {'gateway_concurrency_limit{target="a:80",upstream="orders"}': 50}
+
+
+def test_targets_beyond_the_cap_are_told_together() -> None:
+    metrics = made(max_label_values=1)
+    upstream = metrics.upstream("orders")
+    names = ("a:80", "b:80", "c:80")
+    upstream.present(names)
+    upstream.source = source(
+        *(
+            target(
+                name,
+                available=name != "c:80",
+                limit=SimpleNamespace(shown=5),
+                breaker=SimpleNamespace(state=int(name == "b:80")),
+            )
+            for name in names
+        )
+    )
+    for name in names:
+        upstream.target(name).ejections += 1
+    page = samples(metrics)
+    other = '{target="_other",upstream="orders"}'
+    assert page[f"gateway_upstream_target_up{other}"] == 0
+    assert page[f"gateway_upstream_target_weight{other}"] == 4
+    assert page[f"gateway_concurrency_limit{other}"] == 10
+    assert page[f"gateway_circuit_state{other}"] == 1
+    assert page[f"gateway_upstream_ejections_total{other}"] == 2
 
 
 def series(metrics: Metrics) -> dict[str, float]:
