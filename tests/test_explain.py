@@ -377,7 +377,7 @@ def test_settings_of_the_upstream_are_told_with_their_places(
     assert found["upstream.concurrency.queue_timeout"][0] == "1s"
     assert found["upstream.eject.base"] == ("10s", "")
     assert found["upstream.panic"] == ("50%", "")
-    assert found["hedge.after"] == ("1s", "gateway.yaml:12:52")
+    assert found["hedge.after"] == ("1s", "gateway.yaml:12:54")
     assert "upstream.hedge" not in found
 
 
