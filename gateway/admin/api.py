@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.clock import Clock
+    from gateway.middleware.mirror import Mirrors, Mismatch
     from gateway.observe.events import Event, Events
     from gateway.observe.metrics import Metrics
     from gateway.snapshot import Snapshot
@@ -59,6 +60,8 @@ class Served(Protocol):
     @property
     def events(self) -> Events: ...
     @property
+    def mirrors(self) -> Mirrors: ...
+    @property
     def generation(self) -> int: ...
     @property
     def last_reload(self) -> LastReload: ...
@@ -81,6 +84,7 @@ _ENDPOINTS = (
     ("/routes", "routes in the order of the file, and what is under way on each"),
     ("/upstreams", "targets: their state, why and since when, requests in flight, connections"),
     ("/events", "what has changed lately, newest last; ?since=TIME, ?upstream=NAME"),
+    ("/mirrors", "copies whose answers differed, and where, newest last; ?route=NAME"),
     ("/explain?method=GET&url=http://example.com/", "which route takes a request, and why"),
 )
 
@@ -98,6 +102,7 @@ def application(gateway: Served) -> web.Application:
     app.router.add_get("/routes", routes)
     app.router.add_get("/upstreams", upstreams)
     app.router.add_get("/events", events)
+    app.router.add_get("/mirrors", mirrors)
     app.router.add_get("/explain", explained)
     return app
 
@@ -350,6 +355,28 @@ def _event(event: Event) -> dict[str, Any]:
         "upstream": event.upstream or None,
         "target": event.target or None,
         "why": event.why or None,
+    }
+
+
+async def mirrors(request: web.Request) -> web.Response:
+    """The last copies whose answers differed, newest last; `route` chooses among them."""
+    kept, route = request.app[GATEWAY].mirrors, request.query.get("route")
+    found = [one for one in kept.mismatches if route is None or one.route == route]
+    return _answer(
+        {"under_way": len(kept.running), "mismatches": [_mismatch(each) for each in found]}
+    )
+
+
+def _mismatch(mismatch: Mismatch) -> dict[str, Any]:
+    return {
+        "at": _moment(mismatch.at, "microseconds"),
+        "route": mismatch.route,
+        "method": mismatch.method,
+        "path": mismatch.path,
+        "request_id": mismatch.request_id,
+        "upstream": mismatch.upstream,
+        "target": mismatch.target,
+        "differences": [difference._asdict() for difference in mismatch.differences],
     }
 
 

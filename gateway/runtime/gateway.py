@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from gateway.config import model
+    from gateway.middleware.mirror import Mirrors
     from gateway.runtime.listeners import Bound, Change
     from gateway.snapshot import Snapshot
 
@@ -115,6 +116,12 @@ class Gateway:
     def draining(self) -> bool:
         """`drain` was called."""
         return self._drain is not None
+
+    @property
+    def mirrors(self) -> Mirrors:
+        """Copies of requests under way, and the last whose answers differed."""
+        mirrors: Mirrors = self._resources.of("mirrors")[0]
+        return mirrors
 
     @property
     def addresses(self) -> dict[str, str]:

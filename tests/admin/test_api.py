@@ -11,6 +11,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from gateway.admin.api import application
 from gateway.config import model
+from gateway.middleware.compare import Difference
+from gateway.middleware.mirror import Mismatch
 from gateway.observe.events import Events
 from gateway.observe.metrics import Metrics
 from gateway.upstream.breaker import State
@@ -227,6 +229,33 @@ def eventful() -> StandIn:
     return StandIn(metrics=Metrics(model.Metrics(), events))
 
 
+async def test_answers_of_mirrors_that_differed_are_told_newest_last(ask: Ask) -> None:
+    gateway = StandIn()
+    for route, at in (("orders", 1000.25), ("users", 1001.5)):
+        found = Difference("body", "body.$.id", "7", "8")
+        gateway.mirrors.mismatches.append(
+            Mismatch(at, route, "GET", "/a", "0" * 32, "next", "10.0.0.9:80", (found,))
+        )
+    told = await (await ask(gateway, "/mirrors")).json()
+    assert told["under_way"] == 0
+    assert [each["route"] for each in told["mismatches"]] == ["orders", "users"]
+    assert told["mismatches"][0] == {
+        "at": "1970-01-01T00:16:40.250000Z",
+        "route": "orders",
+        "method": "GET",
+        "path": "/a",
+        "request_id": "0" * 32,
+        "upstream": "next",
+        "target": "10.0.0.9:80",
+        "differences": [
+            {"kind": "body", "where": "body.$.id", "sent": "7", "mirrored": "8"},
+        ],
+    }
+    told = await (await ask(gateway, "/mirrors?route=users")).json()
+    assert [each["route"] for each in told["mismatches"]] == ["users"]
+    assert (await (await ask(gateway, "/mirrors?route=x")).json())["mismatches"] == []
+
+
 async def test_events_are_told_newest_last_with_why(ask: Ask) -> None:
     told = (await (await ask(eventful(), "/events")).json())["events"]
     assert [event["kind"] for event in told] == ["ejected", "reloaded", "target_down"]
@@ -284,7 +313,7 @@ async def test_another_method_is_told_in_json_with_what_is_allowed(ask: Ask) -> 
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/config", "/routes", "/upstreams", "/events", "/explain", "/nothing"]
+    "path", ["/", "/config", "/routes", "/upstreams", "/events", "/mirrors", "/explain", "/nothing"]
 )
 async def test_a_token_guards_what_is_not_for_everybody(ask: Ask, path: str) -> None:
     answer = await ask(guarded(), path)

@@ -14,6 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from gateway.clock import Clock
 from gateway.config import effective, model
 from gateway.exchange import Exchange
+from gateway.middleware.mirror import Mirrors
 from gateway.observe.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class StandIn:
     clock: Clock = field(default_factory=Clock)
     generation: int = 7
     last_reload: LastReload = LastReload(1000.5)
+    mirrors: Mirrors = field(default_factory=Mirrors)
     ready: bool = True
     draining: bool = False
 
