@@ -212,7 +212,7 @@ async def test_the_index_links_every_endpoint(ask: Ask) -> None:
     page = await answer.text()
     app = application(StandIn())
     paths = {resource.canonical for resource in app.router.resources()} - {"/"}
-    assert len(paths) == 9
+    assert len(paths) == 10
     assert all(f'href="{path}' in page for path in paths)
 
 
