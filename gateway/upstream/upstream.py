@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.observe.metrics import UpstreamMeter
     from gateway.upstream.breaker import Breaker
+    from gateway.upstream.concurrency import Limit
     from gateway.upstream.target import Wanted
     from gateway.upstream.wire import Wire
 
@@ -190,6 +191,12 @@ class Upstream:
         if isinstance(exchange, list | tuple):
             return self._all.pick(None, exchange)
         return self._all.pick(cast("Exchange | None", exchange), tried)
+
+    async def enter(
+        self, exchange: Exchange | None, target: Target, tried: Sequence[Target] = ()
+    ) -> Limit[Target]:
+        """A place at `target`, or at another one: see `Group.enter`."""
+        return await self._all.enter(exchange, target, tried)
 
     def subset(self, labels: Mapping[str, str], others: Sequence[Mapping[str, str]] = ()) -> Group:
         """The targets for one branch of a split, which outlives reloads as long as somebody holds it.
