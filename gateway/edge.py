@@ -14,9 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import socket
-import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -24,16 +22,16 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from gateway import errors
 from gateway.heads import LINGER, apart, named, options, parser
+from gateway.incoming import BadBody, Incoming, bound_unread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from aiohttp import StreamReader
-    from aiohttp.http_parser import RawRequestMessage
-
     from gateway.admission import Admission
     from gateway.clock import Clock, Timer
     from gateway.config import model
+    from gateway.exchange import Exchange
+    from gateway.incoming import Sent
 
 log = logging.getLogger("gateway.edge")
 
@@ -41,96 +39,17 @@ SETTLING = 1.0
 """Seconds in which the first request of a new connection may be on its way."""
 _LOOK = 60.0
 """Seconds after which a connection is looked at again though nothing is due."""
-_UNREAD = 30.0
-"""Seconds for which a closing connection waits for a client to acknowledge what it was sent."""
 _HEAD_END = b"\r\n\r\n"
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
-
-
-class Incoming:
-    """A parsed request with its connection: what proxy.py reads of aiohttp.
-
-    Stands in for aiohttp's BaseRequest, whose constructor takes apart the URL and asks the transport for names that nobody
-    here reads.
-    """
-
-    __slots__ = ("_task", "message", "payload", "protocol")
-
-    def __init__(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: RequestHandler,
-        _writer: object,
-        task: asyncio.Task[None] | None,
-    ) -> None:
-        self.message = message
-        self.payload = payload
-        self.protocol = protocol
-        self._task = task
-
-    @classmethod
-    def of(cls, request: web.BaseRequest) -> Incoming:
-        """The same of a request that somebody else's Application or runner made."""
-        return cls(request._message, request._payload, request.protocol, None, None)
-
-    @property
-    def has_body(self) -> bool:
-        """Whether the request has a body, be it empty of bytes but chunked."""
-        return self.payload is not EMPTY_PAYLOAD
-
-    def take_over(self) -> bytes:
-        """The connection is no longer aiohttp's. Returns what the client has sent behind its upgrade request."""
-        early, self.protocol._message_tail = self.protocol._message_tail, b""
-        return early
-
-    def _finish(self) -> None:
-        """aiohttp: the handler has returned. If the connection is kept, it is idle from now on."""
-        client: ClientConnection = self.protocol  # type: ignore[assignment]
-        client.answered_at = client.clock.now()
-
-    def _cancel(self, error: BaseException) -> None:
-        """aiohttp: the connection is gone; whoever reads the body must hear of it."""
-        self.payload.set_exception(_LeftDuringBody(str(error)))
-
-
-class _LeftDuringBody(errors.ClientClosed, TimeoutError):
-    """The client left while its body was read. aiohttp logs what it finds on a payload unless it is a TimeoutError.
-
-    In this order of bases: OSError's constructor would leave `detail` and `headers` out.
-    """
-
-
-class Sent(web.StreamResponse):
-    """Tells aiohttp that the reply is out already; two instances, KEEP and END, serve all requests."""
-
-    def __init__(self, *, keep: bool) -> None:  # no super().__init__: there is nothing to hold
-        self._keep = keep
-
-    @property
-    def keep_alive(self) -> bool:
-        """Whether the connection may carry another request."""
-        return self._keep
-
-    async def prepare(self, request: Any) -> None:
-        """Nothing is left to do, but the end of a connection must not wait for a client that reads no more."""
-        if not self._keep and request.protocol.transport is not None:
-            _bound_unread(request.protocol.transport)
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to do."""
-
-
-KEEP = Sent(keep=True)
-END = Sent(keep=False)
 
 
 class ClientConnection(RequestHandler):
     """One connection of a client."""
 
     __slots__ = (
-        "_began_head", "_body", "_chunked_tail", "_head_bytes", "_limits", "_made", "_server", "_timer",
+        "_began_head", "_beginning", "_body", "_chunked_tail", "_head_bytes", "_limits", "_made", "_server", "_timer",
         "_trailed", "address", "admitted", "answered_at", "bytes_lost", "clock", "handled", "long_head", "tls",
+        "under_way",
     )  # fmt: skip
 
     def __init__(self, server: Server, **options: Any) -> None:
@@ -159,6 +78,9 @@ class ClientConnection(RequestHandler):
         self.admitted = True
         self.handled = 0
         """Requests that were answered on this connection; counted only where they are limited."""
+        self._beginning = False
+        self.under_way: Exchange | None = None
+        """What has begun and is awaited by no task yet; its head is still the first of `_messages`."""
         self.long_head = False
         """A segment was longer than a head may be: from now on each head is measured."""
 
@@ -191,11 +113,19 @@ class ClientConnection(RequestHandler):
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+            if self.under_way is not None:
+                exchange, self.under_way = self.under_way, None
+                self._server.proxy.abandon(exchange)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         before, between = self._request_count, self._body.is_eof()  # the bytes may be its last
-        super().data_received(data)
+        # aiohttp's task sleeps on: most requests are answered without it.
+        waiter, self._waiter = self._waiter, None
+        try:
+            super().data_received(data)
+        finally:
+            self._waiter = waiter
         fresh = self._request_count - before
         if self._chunked_tail is not None:
             self._follow_chunks(self._chunked_tail + data, alone=not fresh)
@@ -203,6 +133,62 @@ class ClientConnection(RequestHandler):
             self._heads_complete(data, fresh)
         elif data and between and not self._upgraded:
             self._head_grows(data)
+        if waiter is not None and self._messages and not self._beginning:
+            self._proceed()
+
+    # ── answers without a task ──
+
+    def _proceed(self) -> None:
+        """Begin what has come, and send what is there at once; aiohttp's task is woken for what has to be awaited."""
+        while self._messages and self.under_way is None:
+            waiter = self._waiter
+            if waiter is None or waiter.done():
+                return
+            message, payload = self._messages[0]
+            if (
+                isinstance(message, _ErrInfo)
+                or not payload.is_eof()
+                or message.upgrade
+                or self._buffer_paused
+            ):
+                waiter.set_result(None)
+                return
+            proxy = self._server.proxy
+            incoming = Incoming(message, payload, self, None, None)
+            self._beginning = True  # to read its body may call data_received
+            self.under_way = exchange = proxy.begin(incoming, self._arrived)
+            self._beginning = False
+            if exchange.tells:
+                return
+            self._settle()
+
+    def _arrived(self) -> None:
+        """Something has come of what is under way."""
+        self._settle()
+        if self._messages:
+            self._proceed()
+
+    def _settle(self) -> None:
+        """Send the answer if it can be sent at once; else let it be awaited."""
+        exchange, waiter = self.under_way, self._waiter
+        assert exchange is not None
+        try:
+            sent = self._server.proxy.at_once(exchange)
+        except Exception:
+            log.exception("handler_failed")
+            self.force_close()
+            return
+        if sent is None:
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+            return
+        self.under_way = None
+        self._messages.popleft()
+        if self._parser is not None:
+            self._parser.message_consumed()
+        self.answered_at = self.clock.now()
+        if not sent.keep_alive:
+            self.force_close()
 
     def _heads_complete(self, data: bytes, fresh: int) -> None:
         alone = not self._head_bytes and len(self._messages) == 1
@@ -217,7 +203,7 @@ class ClientConnection(RequestHandler):
         if isinstance(message, _ErrInfo):
             # A bad chunk in a later segment: aiohttp queues the error behind the request whose body waits for ever.
             if not self._body.is_eof():
-                self._body.set_exception(_BadBody("the body's framing is broken"))
+                self._body.set_exception(BadBody("the body's framing is broken"))
             elif alone and len(parts := apart(data)) > 1:
                 self._read_again(parts)
             return
@@ -297,7 +283,7 @@ class ClientConnection(RequestHandler):
         head, idle = self._limits.header_timeout, self._limits.keepalive_idle
         if self._began_head:
             return math.inf if head is None else self._began_head + head
-        if self._waiter is None or self._waiter.done():
+        if self._waiter is None or self._waiter.done() or self.under_way is not None:
             return math.inf
         if self._request_count == 0:
             return math.inf if head is None else self._made + head
@@ -312,7 +298,7 @@ class ClientConnection(RequestHandler):
     def force_close(self) -> None:
         """Close it, and wait for the client to read what was sent only so long."""
         if self.transport is not None:
-            _bound_unread(self.transport)
+            bound_unread(self.transport)
         super().force_close()
 
     @property
@@ -330,7 +316,9 @@ class ClientConnection(RequestHandler):
 
     def cut(self) -> None:
         """Cancel what is under way; its answer, if one can still be given, ends the connection."""
-        if self._task_handler is not None and self._request_in_progress:
+        if self.under_way is not None:
+            self._server.proxy.end(self.under_way)
+        elif self._task_handler is not None and self._request_in_progress:
             self._task_handler.cancel()
         else:
             self.force_close()
@@ -352,7 +340,7 @@ class ClientConnection(RequestHandler):
         error = named(err_info.exc)
 
         async def refuse(request: Any) -> web.StreamResponse:
-            return await self._server.refuse(request, error)
+            return await self._server.proxy.refuse(request, error)
 
         return refuse
 
@@ -369,8 +357,20 @@ class ClientConnection(RequestHandler):
         raise ConnectionError("handler failed")
 
 
-class _BadBody(errors.BadRequest, TimeoutError):
-    """A broken chunk. A TimeoutError only for aiohttp's log: see _LeftDuringBody."""
+class Answers(Protocol):
+    """What answers requests: proxy.Proxy, which says more of each."""
+
+    def begin(self, incoming: Incoming, arrived: Callable[[], None] | None = None) -> Exchange: ...
+
+    def at_once(self, exchange: Exchange) -> Sent | None: ...
+
+    def answer(self, exchange: Exchange) -> Awaitable[Sent]: ...
+
+    def abandon(self, exchange: Exchange) -> None: ...
+
+    def end(self, exchange: Exchange) -> None: ...
+
+    def refuse(self, incoming: Incoming, error: errors.GatewayError) -> Awaitable[Sent]: ...
 
 
 class Server(web.Server):
@@ -378,8 +378,7 @@ class Server(web.Server):
 
     def __init__(
         self,
-        handle: Callable[[Incoming], Awaitable[web.StreamResponse]],
-        refuse: Callable[[Incoming, errors.GatewayError], Awaitable[web.StreamResponse]],
+        proxy: Answers,
         *,
         listener: str,
         limits: model.Limits,
@@ -387,14 +386,23 @@ class Server(web.Server):
         admission: Admission,
         on_dropped: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(handle, request_factory=Incoming, handler_cancellation=True)  # type: ignore[arg-type]
-        self.refuse = refuse
+        super().__init__(self._answer, request_factory=Incoming, handler_cancellation=True)  # type: ignore[arg-type]
+        self.proxy = proxy
         self.listener = listener
         self.limits = limits
         self.clock = clock
         self.admission = admission
         self.on_dropped = on_dropped
         """Called for each connection that is dropped unread, above every limit."""
+
+    def _answer(self, incoming: Incoming) -> Awaitable[Sent]:
+        """aiohttp's task is at it: go on with what has begun, or begin."""
+        client = incoming.protocol
+        assert isinstance(client, ClientConnection)
+        exchange, client.under_way = client.under_way, None
+        if exchange is None:
+            exchange = self.proxy.begin(incoming)
+        return self.proxy.answer(exchange)
 
     @property
     def connections(self) -> list[ClientConnection]:  # type: ignore[override]
@@ -426,25 +434,3 @@ class Server(web.Server):
     def __call__(self) -> RequestHandler:
         # Not aiohttp's own: it falls back to defaults, decompression included, when an option is misspelt.
         return ClientConnection(self, loop=self._loop, **options(self.limits))
-
-
-def _bound_unread(transport: asyncio.BaseTransport) -> None:
-    """Let the kernel end a closing connection whose peer takes nothing more.
-
-    No code of ours runs for it any more, and it would wait for ever. Only when it closes: the kernel also ends a connection
-    whose peer answers but does not read, and for how long a client may pause is for the time-outs of its route to say.
-    """
-    sock = transport.get_extra_info("socket")
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if option is None or sock is None or transport.is_closing():
-        return
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, option, int(_UNREAD * 1000))
-
-
-def reset(transport: asyncio.Transport) -> None:
-    """Break the connection so that the peer sees a reset: what it has can not be taken for the whole."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()

@@ -7,8 +7,8 @@ A Reply is a value until it is sent: a middleware changes it by assignment.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import asyncio
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
     from gateway.clock import Watched
-    from gateway.edge import Incoming
     from gateway.errors import GatewayError
+    from gateway.incoming import Incoming, Sent
+    from gateway.middleware.mirror import Tap
     from gateway.middleware.tap import Tap
     from gateway.relay import Upload
     from gateway.snapshot import Route, Snapshot
@@ -30,6 +31,13 @@ Source = Literal["upstream", "gateway", "client"]
 
 class Exchange:
     """One request and its response, in flight."""
+
+    # What every request sets has a slot. The rest shares one table of keys between all instances, which CPython gives up
+    # for an instance with more than thirty of them: twice as slow.
+    __slots__ = (
+        "__dict__", "answer", "began", "headers", "incoming", "listener", "method", "path", "peer", "query", "raw_headers",
+        "route", "snapshot", "target",
+    )  # fmt: skip
 
     # ── the request, as it came ──
     method: str
@@ -51,9 +59,9 @@ class Exchange:
     scheme: str = "http"
     client_ip: str = ""
     """The client behind trusted proxies, IPv4-mapped IPv6 folded; `unix` for a peer on a unix socket."""
-    peer: str = ""
+    peer: str
     peer_trusted: bool = False
-    listener: str = ""
+    listener: str
     """Name of the listener."""
     request_id: str = ""
     trace_id: str = ""
@@ -70,7 +78,7 @@ class Exchange:
     """Is shown what passes, where the exchange is to be mirrored."""
 
     # ── what came of it ──
-    began: float = 0.0
+    began: float
     """Monotonic seconds: the head was parsed."""
     sent_at: float = 0.0
     """The last try's head was written."""
@@ -104,7 +112,15 @@ class Exchange:
     refusal: GatewayError | Reply | None = None
     """What the stand-in route answers: no route was found, or the head itself was refused or answered."""
     fault: GatewayError | None = None
-    """Why the task was cancelled, where the gateway itself did it."""
+    """Why it was given up, where the gateway itself did it."""
+    answer: Awaitable[Reply]
+    """What its route's handler has returned: a Reply, a try that is under way, or a coroutine."""
+    tells: bool = False
+    """Whether a callback says when something has come of `answer`."""
+    sent: Sent | None = None
+    """What was sent without waiting, where something is left to wait for."""
+    task: asyncio.Task[Any] | None = None
+    """Where the answer is awaited; None while nobody has to."""
     wire: Wire | None = None
     """The connection on lease; `target` counts it."""
     target_in_use: Target | None = None
@@ -114,12 +130,35 @@ class Exchange:
     """Of `timeouts.total`."""
 
 
+def give_up(exchange: Exchange, fault: GatewayError) -> None:
+    """End it because of `fault`, wherever it is: its client is told if no head is out, else its connection breaks."""
+    exchange.fault = fault
+    if exchange.task is not None:
+        exchange.task.cancel()
+    elif isinstance(exchange.answer, Pending):
+        exchange.answer.fail(fault)
+
+
+@runtime_checkable
+class Pending(Protocol):
+    """An answer that nobody awaits yet."""
+
+    def call(self, arrived: Callable[[], None]) -> None:
+        """Call `arrived` once, when something has come of it."""
+
+    def at_hand(self) -> Reply | None:
+        """The answer, if it is there and nothing is left to decide; else None: it has to be awaited."""
+
+    def fail(self, error: GatewayError) -> None:
+        """End it: whoever awaits it is told `error`."""
+
+
 class Stream(Protocol):
     """A response body that is still coming; `relay.py` moves it."""
 
 
 class Reply:
-    """A response as a value, not yet sent."""
+    """A response as a value, not yet sent. To await it is to have it: a handler that need not wait returns one."""
 
     def __init__(
         self, status: int, lines: list[bytes], body: bytes | Any = b"", *, phrase: bytes = b""
@@ -131,6 +170,10 @@ class Reply:
         """Header lines as they go out, each `Name: value\\r\\n`; framing fields are made by `send`, not here."""
         self.body = body
         """Bytes, or what `relay.py` streams: an upstream's response, a file, a tunnel."""
+
+    def __await__(self) -> Generator[Any, None, Reply]:
+        yield from ()
+        return self
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of the field `name`, or None."""
@@ -156,5 +199,6 @@ class Reply:
 
 
 Handler = Callable[[Exchange], Awaitable[Reply]]
+"""What answers: a plain function where it need not wait, so that no task is made for its request."""
 Finish = Callable[[Exchange], None]
 """Called once when an exchange has ended: metrics, access log."""

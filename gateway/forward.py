@@ -1,50 +1,109 @@
 """The innermost handler of a route that forwards: choose a target, speak to it, try again where that is safe.
 
-Rules of this file: all that can be decided at load is decided in `__init__`. Whatever is leased hangs on the exchange, and
-`release` gives it back, once, from wherever the exchange ends. Nothing here writes to the client but 103.
+Rules of this file: all that can be decided at load is decided in `__init__`. The first try begins without waiting where a
+connection is at rest; what it comes to is sent from the callback that brings it (`Begun.at_hand`), and only what cannot
+be sent so is awaited, in `_tries`. Nothing here writes to the client.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gateway import errors, headers, relay, tasks
+from gateway import errors, headers, relay
+from gateway.attempt import Attempt, or_never, release
 from gateway.config import effective
-from gateway.exchange import Exchange, Finish, Reply
-from gateway.middleware.edit_headers import RequestEdits, ResponseEdits
-from gateway.outbound import Outbound, ResponseHead, request_fields, status_line
+from gateway.outbound import Outbound, request_fields
 from gateway.routing.rewrite import compile_host, compile_rewrite
+from gateway.upgrade import Upgrades
 from gateway.upstream import retry
 
 if TYPE_CHECKING:
-    from aiohttp import StreamReader
-    from aiohttp.http_parser import RawResponseMessage
+    from collections.abc import Awaitable, Callable, Generator
 
     from gateway.client import Clients
+    from gateway.exchange import Exchange, Reply
     from gateway.middleware.base import Build
     from gateway.upstream.upstream import Target, Upstream
     from gateway.upstream.wire import Wire
 
-EVENT_STREAM_IDLE = 300.0
-"""Seconds of silence that a text/event-stream may keep, unless `timeouts.idle` is written."""
-INTERIM_ANSWERS = 16
-"""1xx heads that one answer may have before it."""
 BACKOFF, BACKOFF_CAP = 0.025, 0.25
 _random = Random().random  # noqa: S311 - spread, not secrecy
 
 
-class Switch:
-    """The body of a 101: an upstream connection that speaks another protocol from now on."""
+class Begun:
+    """A first try whose request is written. Awaited, it is the answer, however many tries that takes."""
 
-    def __init__(self, wire: Wire, idle: float, max_age: float, counted: Finish) -> None:
-        self.wire = wire
-        self.counted = counted
-        """To be called once the 101 is out: a tunnel counts when it opens, not when it ends."""
-        self.idle = idle
-        self.max_age = max_age
+    __slots__ = ("_exchange", "_forward", "_request", "_upstream", "_wire")
+
+    def __init__(
+        self,
+        forward: Forward,
+        exchange: Exchange,
+        upstream: Upstream,
+        request: Outbound,
+        wire: Wire,
+    ) -> None:
+        self._forward = forward
+        self._exchange = exchange
+        self._upstream = upstream
+        self._request = request
+        self._wire = wire
+
+    def call(self, arrived: Callable[[], None]) -> None:
+        """Call `arrived` once, when the answer's head, or a failure, has come."""
+        self._wire.on_answer = arrived
+
+    def at_hand(self) -> Reply | None:
+        """The answer, if it has arrived whole and nothing is left to decide; else None: it has to be awaited."""
+        waiting = self._wire._buffer
+        if not waiting:
+            return None
+        message, payload = waiting[0][0]
+        if (
+            not payload.is_eof()
+            or message.code < 200
+            or message.code in self._forward.again_on
+            or self._exchange.fault is not None
+        ):
+            return None
+        try:
+            reply = self._forward.attempt.judge(
+                self._exchange, self._wire, self._upstream, message, payload
+            )
+        except errors.GatewayError:
+            return None  # judged again, and maybe tried again, by whoever awaits it
+        waiting.popleft()
+        return reply
+
+    def fail(self, error: errors.GatewayError) -> None:
+        """End it: whoever awaits it is told `error`."""
+        if self._exchange.wire is self._wire:
+            self._wire.set_exception(error)
+
+    def __await__(self) -> Generator[Any, None, Reply]:
+        self._wire.on_answer = None
+        return self._forward._tries(
+            self._exchange, self._upstream, self._request, self._wire
+        ).__await__()
+
+
+class _Course:
+    """What has been tried for one request."""
+
+    __slots__ = ("again", "extra", "fresh", "tried", "wait")
+
+    def __init__(self) -> None:
+        self.tried: list[Target] = []
+        self.extra = 0
+        """Tries beyond the first."""
+        self.again = ""
+        """Why the present try is not the first: a word of `gateway_retries_total`."""
+        self.fresh: Target | None = None
+        """Where it goes on a connection of its own, since one that had rested was closed."""
+        self.wait = 0.0
+        """Seconds that the upstream has asked for."""
 
 
 class Forward:
@@ -56,7 +115,6 @@ class Forward:
         assert isinstance(answer, effective.Forward)
         self._clients = clients
         self._clock = build.clock
-        self._count_upgraded = build.metrics.route(route.name).upgraded
         self._branches = [
             (branch.weight, build.upstreams[branch.upstream]) for branch in answer.branches
         ]
@@ -65,95 +123,166 @@ class Forward:
         self._rewrite = compile_rewrite(route, build.config.upstreams)
         self._rewrite_host = compile_host(route)
         self._prefix = (policies.rewrite.strip_prefix or "").encode()
-        self._edits = RequestEdits.compile(policies.headers.request)
-        self._response_edits = ResponseEdits.compile(
-            policies.headers.response,
-            strip_prefix=policies.rewrite.strip_prefix or "",
-            add_prefix=policies.rewrite.add_prefix or "",
-        )
-        own = self._edits.dropped if self._edits else frozenset()
+        self._upgrades = Upgrades(route, build)
+        self.attempt = Attempt(route, build, clients, self._upgrades)
+        own = self.attempt.own_fields
         self._tables = tuple(
             headers.FieldTable(
                 headers.REQUEST, clients.dropped(trusted) | own, server.underscore_headers
             )
             for trusted in (False, True)
         )
-        names = frozenset({clients.echoed} if clients.echoed else ())
-        gone = self._response_edits.dropped if self._response_edits else frozenset()
-        self._response_table = headers.FieldTable(headers.RESPONSE, gone | names)
-        self._upgrades = frozenset(name.lower() for name in policies.upgrade)
-        self._websocket = policies.websocket
         self._timeouts = policies.timeouts
-        self._first_byte = _or_never(policies.timeouts.first_byte)
-        self._idle = _or_never(policies.timeouts.idle)
-        self._idle_written = (
-            "timeouts.idle" in route.origins and route.origins["timeouts.idle"].place is not None
-        )
+        self._idle = or_never(policies.timeouts.idle)
         limits = server.limits
-        self._most = _or_never(policies.body.max)
-        self._body_idle = _or_never(limits.body_idle)
+        self._most = or_never(policies.body.max)
+        self._body_idle = or_never(limits.body_idle)
         self._body_rate = policies.body.min_rate or limits.body_min_rate or 0.0
         self._policy = retry.Policy(policies.retry)
-        self._try = self._attempt if self._policy.per_try is None else self._timed_attempt
+        self.again_on = self._policy.statuses
+        """Statuses after which another try may follow."""
 
-    async def __call__(self, exchange: Exchange) -> Reply:
-        """Forward. Raises errors.GatewayError."""
+    def __call__(self, exchange: Exchange) -> Awaitable[Reply]:
+        """Forward. Raises errors.GatewayError; so does what is returned, when it is awaited."""
         upstream = self._only or self._draw()
         exchange.upstream = upstream.name
         if exchange.incoming.message.upgrade:
-            self._judge_upgrade(exchange)
+            self._upgrades.judge(exchange)
         request = self._request(exchange, upstream)
+        if exchange.has_body:
+            exchange.upload = self._upload(exchange)
         policy = self._policy
-        self._begin(exchange, upstream)
-        tried: list[Target] = []
-        extra, again = 0, ""
-        fresh: Target | None = None
+        if policy.share is not None:
+            upstream.budget.first(exchange.began)
+        if policy.per_try is not None:
+            return self._tries(exchange, upstream, request)
+        target = upstream.pick()
+        wire = target.connections.take()
+        self._lease(exchange, target)
+        if wire is None:
+            return self._tries(exchange, upstream, request)
+        self.attempt.write(exchange, wire, target, request)
+        return Begun(self, exchange, upstream, request, wire)
+
+    def _lease(self, exchange: Exchange, target: Target) -> None:
+        exchange.target_in_use = target
+        exchange.target_name = target.name
+        exchange.attempts += 1
+        target.in_flight += 1
+
+    async def _tries(
+        self,
+        exchange: Exchange,
+        upstream: Upstream,
+        request: Outbound,
+        begun: Wire | None = None,
+    ) -> Reply:
+        """Try until there is an answer. `begun`: the first request is out already, on this connection."""
+        course = _Course()
         while True:
-            target = fresh or upstream.pick(tried)
-            exchange.target_in_use = target
-            exchange.target_name = target.name
-            exchange.attempts += 1
-            target.in_flight += 1
+            target = exchange.target_in_use
+            if target is None:
+                target = course.fresh or upstream.pick(course.tried)
+                self._lease(exchange, target)
             try:
-                reply = await self._try(
-                    exchange, upstream, target, request, fresh=fresh is not None
-                )
+                if begun is not None:
+                    wire, begun = begun, None
+                    reply = await self.attempt.head(exchange, wire, upstream)
+                else:
+                    reply = await self._timed_try(exchange, upstream, target, request, course.fresh)
             except errors.UpstreamError as error:
-                upstream.meter.target(target.name).by_class[0] += 1
-                answered = exchange.wire is not None and exchange.wire.received
-                release(exchange, whole=False)
-                if again:
-                    upstream.meter.retried(again, "failure")
-                again = (
-                    "upstream_idle_closed"
-                    if isinstance(error, errors.UpstreamIdleClosed)
-                    else error.reason
-                )
-                if (
-                    isinstance(error, errors.UpstreamIdleClosed)
-                    and fresh is None
-                    and self._repeatable(exchange)
-                ):
-                    fresh = target  # outside `max` and budget: nothing but bad luck with the pool
-                    continue
-                fresh = None
-                if answered:  # by a part of a head, or a 103 that the client has seen
+                if exchange.fault is not None:
                     raise
-                self._may_follow(exchange, upstream, error, again, extra)
-                wait = 0.0
+                upstream.meter.target(target.name).by_class[0] += 1
+                if self._resent(exchange, upstream, target, course, error):
+                    continue
             else:
-                if again:
-                    upstream.meter.retried(again, policy.outcome(reply.status))
-                if reply.status not in policy.statuses or not self._status_may_follow(
-                    exchange, upstream, reply, extra
-                ):
+                if not self._answered_badly(exchange, upstream, reply, course):
                     return reply
-                again, fresh = str(reply.status), None
-                wait = _retry_after(reply)
-                release(exchange, whole=False)
-            tried.append(target)
-            extra += 1
-            await self._clock.sleep(wait or _random() * min(BACKOFF_CAP, BACKOFF * 2**extra))
+            course.tried.append(target)
+            course.extra += 1
+            spread = _random() * min(BACKOFF_CAP, BACKOFF * 2**course.extra)
+            await self._clock.sleep(course.wait or spread)
+
+    def _resent(
+        self,
+        exchange: Exchange,
+        upstream: Upstream,
+        target: Target,
+        course: _Course,
+        error: errors.UpstreamError,
+    ) -> bool:
+        """Whether the request goes out again at once, to the same target. False: another try may follow.
+
+        Raises `error` where none may.
+        """
+        answered = exchange.wire is not None and exchange.wire.received
+        release(exchange, whole=False)
+        if course.again:
+            upstream.meter.retried(course.again, "failure")
+        idle_closed = isinstance(error, errors.UpstreamIdleClosed)
+        course.again = "upstream_idle_closed" if idle_closed else error.reason
+        if idle_closed and course.fresh is None and self._repeatable(exchange):
+            course.fresh = target  # outside `max` and budget: nothing but bad luck with the pool
+            return True
+        course.fresh = None
+        if answered:  # by a part of a head, or a 103 that the client has seen
+            raise error
+        self._may_follow(exchange, upstream, error, course.again, course.extra)
+        course.wait = 0.0
+        return False
+
+    def _answered_badly(
+        self, exchange: Exchange, upstream: Upstream, reply: Reply, course: _Course
+    ) -> bool:
+        """Whether another try follows an answer, because of its status."""
+        policy = self._policy
+        if course.again:
+            upstream.meter.retried(course.again, policy.outcome(reply.status))
+        if reply.status not in policy.statuses or not self._status_may_follow(
+            exchange, upstream, reply, course.extra
+        ):
+            return False
+        course.again, course.fresh = str(reply.status), None
+        course.wait = _retry_after(reply)
+        release(exchange, whole=False)
+        return True
+
+    async def _timed_try(
+        self,
+        exchange: Exchange,
+        upstream: Upstream,
+        target: Target,
+        request: Outbound,
+        fresh: Target | None,
+    ) -> Reply:
+        per_try = self._policy.per_try
+        if per_try is None:
+            return await self._try(exchange, upstream, target, request, fresh)
+        try:
+            async with asyncio.timeout(per_try):
+                return await self._try(exchange, upstream, target, request, fresh)
+        except TimeoutError as late:
+            if isinstance(late, errors.GatewayError):
+                raise
+            kind = errors.UpstreamHeaderTimeout if exchange.wire else errors.ConnectTimeout
+            raise kind(f"no head within {per_try:g} s (retry.per_try)") from None
+
+    async def _try(
+        self,
+        exchange: Exchange,
+        upstream: Upstream,
+        target: Target,
+        request: Outbound,
+        fresh: Target | None,
+    ) -> Reply:
+        """One try: lease, write, read the head."""
+        connections = target.connections
+        wire = connections.take() if fresh is None else None
+        if wire is None:
+            wire = await connections.make(self._timeouts.connect, self._timeouts.pool_wait)
+        self.attempt.write(exchange, wire, target, request)
+        return await self.attempt.head(exchange, wire, upstream)
 
     def _repeatable(self, exchange: Exchange) -> bool:
         """Whether the same request may go out again although the upstream may have acted on it."""
@@ -198,160 +327,17 @@ class Forward:
             return False
         return True
 
-    async def _timed_attempt(
-        self,
-        exchange: Exchange,
-        upstream: Upstream,
-        target: Target,
-        request: Outbound,
-        *,
-        fresh: bool,
-    ) -> Reply:
-        per_try = self._policy.per_try
-        try:
-            async with asyncio.timeout(per_try):
-                return await self._attempt(exchange, upstream, target, request, fresh=fresh)
-        except TimeoutError as late:
-            if isinstance(late, errors.GatewayError):
-                raise
-            kind = errors.UpstreamHeaderTimeout if exchange.wire else errors.ConnectTimeout
-            raise kind(f"no head within {per_try:g} s (retry.per_try)") from None
-
-    async def _attempt(
-        self,
-        exchange: Exchange,
-        upstream: Upstream,
-        target: Target,
-        request: Outbound,
-        *,
-        fresh: bool,
-    ) -> Reply:
-        """One try: lease, write, read the head."""
-        if fresh:
-            wire = await target.connections.make(self._timeouts.connect, self._timeouts.pool_wait)
-        else:
-            wire = await upstream.lease(target, self._timeouts)
-        exchange.wire = wire
-        wire.prepare(head_only=exchange.method == "HEAD", trailers=exchange.wants_trailers)
-        wire.overdue = errors.UpstreamHeaderTimeout
-        transport = wire.transport
-        if transport is None:
-            raise wire.translate(ConnectionError("lost"))
-        edits = self._edits.lines(exchange) if self._edits is not None else b""
-        head = request.head(target, edits)
-        exchange.sent_at = sent_at = self._clock.now()
-        upload = exchange.upload
-        if upload is None:
-            transport.write(head)
-            wire.due = sent_at + self._first_byte
-        elif upload.whole is not None:
-            transport.write(head + upload.framed())
-            wire.due = sent_at + self._first_byte
-        else:
-            transport.write(head)
-            exchange.pump = tasks.spawn(upload.pump(wire, self._first_byte), "upload")
-        try:
-            message, payload = await wire.read()
-        except Exception as error:  # noqa: BLE001 - translated
-            raise wire.translate(error) from None
-        if message.code < 200:
-            message, payload = await self._past_interim(exchange, wire, message, payload)
-        wire.due = math.inf
-        exchange.head_at = now = self._clock.now()
-        status = message.code
-        if status == 101 and not exchange.upgrade:
-            raise errors.UpstreamBadResponse("a 101 that was not asked for")
-        reply = self._reply(exchange, wire, message, payload)
-        meter = upstream.meter
-        meter.target(target.name).by_class[min(status // 100, 5)] += 1
-        meter.head(now - sent_at, status)
-        return reply
-
-    async def _past_interim(
-        self, exchange: Exchange, wire: Wire, message: RawResponseMessage, payload: StreamReader
-    ) -> tuple[RawResponseMessage, StreamReader]:
-        """Skip 1xx heads, forwarding 103 (RFC 9110 section 15.2); a 101 is for the caller to judge."""
-        for _ in range(INTERIM_ANSWERS):
-            if message.code >= 200 or message.code == 101:
-                return message, payload
-            if message.code < 100:
-                break
-            if message.code == 103 and not exchange.http10:
-                head = ResponseHead(message, self._response_table, bodiless=False)
-                client = exchange.incoming.protocol.transport
-                if client is not None:
-                    client.write(b"".join((status_line(103, "Early Hints"), *head.lines, b"\r\n")))
-            message, payload = await wire.head()
-        raise errors.UpstreamBadResponse("too many interim answers, or one that is none")
-
-    def _reply(
-        self, exchange: Exchange, wire: Wire, message: RawResponseMessage, payload: StreamReader
-    ) -> Reply:
-        """The upstream's head as a Reply whose body is not read yet."""
-        status = message.code
-        if message.version[0] != 1 or not 101 <= status <= 999:
-            raise errors.UpstreamBadResponse("the status line is invalid")
-        phrase = message.reason.encode("utf-8", "surrogateescape")
-        if not headers.clean(phrase, 0):
-            raise errors.UpstreamBadResponse("the reason phrase has a control byte")
-        bodiless = exchange.method == "HEAD" or status == 304
-        head = ResponseHead(message, self._response_table, bodiless=bodiless)
-        lines = head.lines
-        if status == 101:
-            return self._switched(exchange, wire, message, head)
-        if not head.dated:
-            lines.append(self._clock.date_line)
-        empty = bodiless or status == 204
-        idle = self._idle
-        if (
-            not empty
-            and not self._idle_written
-            and not payload.is_eof()
-            and _is_event_stream(lines)
-        ):
-            idle = max(idle, EVENT_STREAM_IDLE)
-        body = relay.Download(wire, payload, head.length, idle, empty=empty)
-        reply = Reply(status, lines, body, phrase=phrase)
-        if self._response_edits is not None:
-            self._response_edits.add(exchange, reply)
-        return reply
-
-    def _switched(
-        self, exchange: Exchange, wire: Wire, message: RawResponseMessage, head: ResponseHead
-    ) -> Reply:
-        if not message.upgrade or head.upgrade.decode("latin-1") != exchange.upgrade:
-            raise errors.UpstreamBadResponse("switched to a protocol that was not asked for")
-        exchange.upgraded = True
-        settings = self._websocket
-        websocket = exchange.upgrade == "websocket" and settings is not None
-        idle = _or_never(settings.idle) if websocket and settings else self._idle
-        max_age = _or_never(settings.max_age) if websocket and settings else math.inf
-        lines = [b"Connection: Upgrade\r\n", b"Upgrade: %b\r\n" % head.upgrade, *head.lines]
-        reply = Reply(
-            101,
-            lines,
-            Switch(wire, idle, max_age, self._count_upgraded),
-            phrase=message.reason.encode("utf-8", "surrogateescape"),
+    def _upload(self, exchange: Exchange) -> relay.Upload:
+        return relay.Upload(
+            exchange.incoming,
+            exchange,
+            self._clock,
+            most=self._most,
+            keep=self._policy.replay_body,
+            idle=self._body_idle,
+            rate=self._body_rate,
+            unread=self._idle,
         )
-        if self._response_edits is not None:
-            self._response_edits.add(exchange, reply)
-        return reply
-
-    def _begin(self, exchange: Exchange, upstream: Upstream) -> None:
-        """What is done once, before the first try."""
-        if exchange.has_body:
-            exchange.upload = relay.Upload(
-                exchange.incoming,
-                exchange,
-                self._clock,
-                most=self._most,
-                keep=self._policy.replay_body,
-                idle=self._body_idle,
-                rate=self._body_rate,
-                unread=self._idle,
-            )
-        if self._policy.share is not None:
-            upstream.budget.first(exchange.began)
 
     def _draw(self) -> Upstream:
         """One branch of a split, by weight."""
@@ -377,70 +363,6 @@ class Forward:
         return Outbound(
             exchange.method, target, host, fields + self._clients.forwarding(exchange, self._prefix)
         )
-
-    def _judge_upgrade(self, exchange: Exchange) -> None:
-        """Let an upgrade through, or go on with an ordinary request (RFC 9110 section 7.8).
-
-        Raises errors.BadRequest or errors.UpgradeRequired for a WebSocket handshake that is none.
-        """
-        fields = exchange.headers
-        name = fields.get("Upgrade", "").strip().lower()
-        # Bytes behind an upgrade that aiohttp does not know are lost, so nothing may follow on this connection.
-        exchange.close = exchange.close or name != "websocket"
-        websocket = name == "websocket" and self._websocket is not None
-        if (
-            exchange.has_body
-            or exchange.http10
-            or getattr(exchange.incoming.protocol, "bytes_lost", False)
-            or not (websocket or (name in self._upgrades and name != "h2c"))
-        ):
-            exchange.close = True
-            return
-        if name == "websocket":
-            if exchange.method != "GET":
-                exchange.close = True
-                return
-            if not fields.get("Sec-WebSocket-Key"):
-                raise errors.BadRequest("the WebSocket handshake has no key")
-            if fields.get("Sec-WebSocket-Version", "").strip() != "13":
-                raise errors.UpgradeRequired("the WebSocket version is not 13")
-        exchange.upgrade = name
-
-
-def release(exchange: Exchange, *, whole: bool = True) -> None:
-    """Give back what the present try has leased. `whole`: its response was read to the end. Idempotent."""
-    target, wire, pump = exchange.target_in_use, exchange.wire, exchange.pump
-    if target is None:
-        return
-    exchange.target_in_use = None
-    target.in_flight -= 1
-    if whole:
-        target.last_byte(target.clock.now() - exchange.sent_at)
-    if pump is not None:
-        exchange.pump = None
-        if not pump.done():
-            pump.cancel()
-            whole = False
-    if wire is None:
-        return
-    exchange.wire = None
-    if whole and wire.transport is not None and exchange.has_body:
-        whole = (
-            not wire.transport.get_write_buffer_size()
-        )  # answered before it had the whole request
-    if whole:
-        target.connections.give_back(wire)
-    else:
-        wire.end()
-
-
-def _or_never(seconds: float | None) -> float:
-    return math.inf if seconds is None else seconds
-
-
-def _is_event_stream(lines: list[bytes]) -> bool:
-    types = [line[13:].strip().lower() for line in lines if line[:13].lower() == b"content-type:"]
-    return any(one.startswith(b"text/event-stream") for one in types)
 
 
 def _retry_after(reply: Reply) -> float:

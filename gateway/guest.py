@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.edge import Incoming
+from gateway.incoming import Incoming
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage

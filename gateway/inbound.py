@@ -19,7 +19,7 @@ from gateway.headers import content_length
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
 
-    from gateway.edge import Incoming
+    from gateway.incoming import Incoming
     from gateway.snapshot import Snapshot
 
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
@@ -53,6 +53,7 @@ def begin(incoming: Incoming, snapshot: Snapshot, now: float) -> Exchange:
         if client.tls:
             exchange.scheme = "https"
     else:
+        exchange.peer = exchange.listener = ""
         _foreign(exchange, incoming)
     return exchange
 

@@ -190,3 +190,14 @@ def status_line(status: int, phrase: str) -> bytes:
         if len(_status_lines) < _REMEMBERED:
             _status_lines[status, phrase] = line
     return line
+
+
+def server_timing(exchange: Exchange, now: float) -> bytes:
+    """How long the gateway and the upstream took, `now` being when the head goes out (clock seconds)."""
+    if not exchange.head_at:
+        return b"Server-Timing: gw;dur=%.1f\r\n" % (1000 * (now - exchange.began))
+    waited = exchange.head_at - exchange.sent_at
+    return b"Server-Timing: gw;dur=%.1f, up;dur=%.1f\r\n" % (
+        1000 * (now - exchange.began - waited),
+        1000 * waited,
+    )

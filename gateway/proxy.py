@@ -14,20 +14,24 @@ import contextlib
 import http
 import logging
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from gateway import errors, inbound, relay
-from gateway.edge import END, KEEP, ClientConnection, reset
-from gateway.exchange import Exchange, Reply
-from gateway.forward import Forward, Switch, release
-from gateway.outbound import status_line
+from gateway.attempt import release
+from gateway.edge import ClientConnection
+from gateway.exchange import Exchange, Reply, give_up
+from gateway.forward import Begun, Forward
+from gateway.incoming import END, KEEP, reset
+from gateway.outbound import server_timing, status_line
 from gateway.tunnel import Tunnels, tunnel
+from gateway.upgrade import Switch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from gateway.clock import Clock
-    from gateway.edge import Incoming, Sent
+    from gateway.incoming import Incoming, Sent
     from gateway.snapshot import Snapshot
 
 __all__ = ["Forward", "Proxy", "unmatched"]
@@ -52,12 +56,19 @@ class Proxy:
         """Upgraded connections that are open."""
 
     def handle(self, incoming: Incoming) -> Awaitable[Sent]:
-        """Answer one request. Never raises but CancelledError, when the client is gone.
+        """Answer one request. What is returned never raises but CancelledError, when the client is gone."""
+        return self.answer(self.begin(incoming))
 
-        A plain function, as are those below that only choose: each coroutine in the chain is resumed with the request.
+    def begin(self, incoming: Incoming, arrived: Callable[[], None] | None = None) -> Exchange:
+        """Take a request as far as it goes without waiting: often that is to its target. Never raises.
+
+        What becomes of it is for one of `at_once`, `answer` and `abandon`. `arrived` is called once, where the exchange
+        `tells` that its target is asked already: something has come of it.
         """
         snapshot = self.snapshot  # read once: this request lives in this generation
         exchange = inbound.begin(incoming, snapshot, self.clock.now())
+        snapshot.in_flight += 1
+        self.in_flight += 1
         try:
             inbound.check(exchange)
             snapshot.clients.identify(exchange)
@@ -67,48 +78,55 @@ class Proxy:
                 exchange.route, exchange.captures, exchange.target = snapshot.router.match(exchange)
         except errors.GatewayError as error:
             _refused(exchange, error)
-        return self._answer(exchange)
+        self._start(exchange)
+        answer = exchange.answer
+        if arrived is not None and isinstance(answer, Begun):
+            answer.call(arrived)
+            exchange.tells = True
+        return exchange
 
     def refuse(self, incoming: Incoming, error: errors.GatewayError) -> Awaitable[Sent]:
         """Answer what is no request: aiohttp's parser, or a deadline, has said why."""
         exchange = inbound.begin(incoming, self.snapshot, self.clock.now())
-        exchange.close = True
-        _refused(exchange, error)
-        return self._answer(exchange)
-
-    async def _answer(self, exchange: Exchange) -> Sent:
         exchange.snapshot.in_flight += 1
         self.in_flight += 1
+        exchange.close = True
+        _refused(exchange, error)
+        self._start(exchange)
+        return self.answer(exchange)
+
+    def _start(self, exchange: Exchange) -> None:
         try:
-            try:
-                reply = await exchange.route.handler(exchange)
-                if (
-                    reply.status in exchange.route.pages.intercepts
-                    and reply.body.__class__ is relay.Download
-                ):
-                    release(exchange, whole=False)
-                    reply = exchange.route.pages.intercepted(reply, exchange)
-                    if exchange.route.edits is not None:
-                        exchange.route.edits.apply(exchange, reply)
-            except errors.GatewayError as error:
-                reply = _failed(exchange, error)
-            except asyncio.CancelledError:
-                fault = exchange.fault or self.ending
-                if fault is None:
-                    raise
-                _uncancel()
-                reply = _failed(exchange, fault)
-            except Exception as bug:
-                log.exception(
-                    "internal_error",
-                    extra={"route": exchange.route.name, "request_id": exchange.request_id},
-                )
-                reply = _failed(exchange, errors.InternalError(repr(bug)))
-            body = reply.body
-            transport = exchange.incoming.protocol.transport
-            if body.__class__ is relay.Download and transport is not None:
-                return await self._send_download(exchange, reply, body, transport)
-            return await self._send(exchange, reply)
+            exchange.answer = exchange.route.handler(exchange)
+        except Exception as error:  # noqa: BLE001 - every failure is answered
+            exchange.answer = _failed(exchange, error)
+
+    def at_once(self, exchange: Exchange) -> Sent | None:
+        """Send the answer, if all of it is there and its client reads; None: it has to be awaited."""
+        answer: object = exchange.answer
+        if isinstance(answer, Begun):
+            answer = answer.at_hand()
+        if not isinstance(answer, Reply):
+            return None
+        exchange.answer = answer
+        client: Any = (
+            exchange.incoming.protocol
+        )  # what it says of writing is changed by what is written
+        if client.writing_paused or answer.status in exchange.route.pages.intercepts:
+            return None
+        sent = self._send_whole(exchange, answer)
+        if sent is not None:
+            if client.writing_paused:
+                exchange.sent = sent
+                return None
+            self._end(exchange)
+        return sent
+
+    async def answer(self, exchange: Exchange) -> Sent:
+        """Wait for the answer, and send it. Never raises but CancelledError, when the client is gone."""
+        exchange.task = asyncio.current_task()
+        try:
+            return await self._deliver(exchange)
         except asyncio.CancelledError:
             fault = exchange.fault or self.ending
             _note(exchange, fault or errors.ClientClosed())
@@ -121,27 +139,98 @@ class Proxy:
         finally:
             self._end(exchange)
 
-    async def _send(self, exchange: Exchange, reply: Reply) -> Sent:
-        """Write the head, then the body as it comes."""
-        client = exchange.incoming.protocol
-        transport = client.transport
+    def abandon(self, exchange: Exchange) -> None:
+        """The client has left before anybody awaited the answer."""
+        _note(exchange, exchange.fault or errors.ClientClosed())
+        if isinstance(exchange.answer, Coroutine):
+            exchange.answer.close()
+        self._end(exchange)
+
+    def end(self, exchange: Exchange) -> None:
+        """The gateway ends, and this exchange with it: its client is told, if it can be."""
+        give_up(exchange, self.ending or errors.ShuttingDown())
+
+    async def _deliver(self, exchange: Exchange) -> Sent:
+        if exchange.sent is not None:
+            await self._drained(exchange, await exchange.answer)
+            return exchange.sent
+        reply = await self._reply(exchange)
+        sent = self._send_whole(exchange, reply)
+        if sent is None:
+            return await self._send(exchange, reply)
+        if exchange.incoming.protocol.writing_paused:
+            await self._drained(exchange, reply)
+        return sent
+
+    async def _reply(self, exchange: Exchange) -> Reply:
+        """What the client is told: the route's answer, or the page of its failure."""
+        try:
+            if exchange.fault is not None:
+                raise exchange.fault
+            reply = await exchange.answer
+        except asyncio.CancelledError:
+            fault = exchange.fault or self.ending
+            if fault is None:
+                raise
+            _uncancel()
+            return _failed(exchange, fault)
+        except Exception as error:  # noqa: BLE001 - every failure is answered
+            return _failed(exchange, error)
+        if (
+            reply.status in exchange.route.pages.intercepts
+            and reply.body.__class__ is relay.Download
+        ):
+            release(exchange, whole=False)
+            reply = exchange.route.pages.intercepted(reply, exchange)
+            if exchange.route.edits is not None:
+                exchange.route.edits.apply(exchange, reply)
+        return reply
+
+    def _send_whole(self, exchange: Exchange, reply: Reply) -> Sent | None:
+        """Write an answer that is all there, in one go; None: it is not."""
+        transport = exchange.incoming.protocol.transport
         if transport is None:
             _note(exchange, errors.ClientClosed())
             return END
         body = reply.body
+        framing, data = b"\r\n", b""
+        if body.__class__ is relay.Download:
+            if body.empty:
+                release(exchange)
+            else:
+                at_hand = body.at_hand()
+                if at_hand is None:
+                    return None
+                data = at_hand
+                if body.length is not None:
+                    framing = b"Content-Length: %b\r\n\r\n" % body.length
+                else:
+                    framing, data = _reframed(exchange, body, data)
+                release(exchange)
+                exchange.bytes_out = len(at_hand)
+        elif body.__class__ is bytes:
+            if reply.status not in (204, 304):
+                framing = b"Content-Length: %d\r\n\r\n" % len(body)
+                if exchange.method != "HEAD":
+                    data = body
+                    exchange.bytes_out = len(data)
+        else:
+            return None
+        transport.write(b"".join((*self._head(exchange, reply), framing, data)))
+        return END if exchange.close else KEEP
+
+    async def _send(self, exchange: Exchange, reply: Reply) -> Sent:
+        """Write the head, then the body as it comes."""
+        transport = exchange.incoming.protocol.transport
+        assert transport is not None
+        body: Any = reply.body
         if body.__class__ is Switch:
             return await self._send_switch(exchange, reply, body, transport)
-        head = self._head(exchange, reply)
-        if isinstance(body, bytes):
-            if reply.status in (204, 304):
-                transport.write(b"".join((*head, b"\r\n")))
-            else:
-                head.append(b"Content-Length: %d\r\n\r\n" % len(body))
-                shown = b"" if exchange.method == "HEAD" else body
-                exchange.bytes_out = len(shown)
-                transport.write(b"".join((*head, shown)))
-            return END if exchange.close else KEEP
-        return await self._send_blocks(exchange, head, body, transport)
+        if body.__class__ is not relay.Download:
+            return await self._send_blocks(exchange, self._head(exchange, reply), body, transport)
+        framing, chunked = _framing(exchange, body)
+        transport.write(b"".join((*self._head(exchange, reply), framing)))
+        return await self._relay(exchange, body, chunked=chunked)
 
     async def _send_blocks(
         self,
@@ -171,41 +260,12 @@ class Proxy:
             await blocks.aclose()
         return END if exchange.close else KEEP
 
-    async def _send_download(
-        self, exchange: Exchange, reply: Reply, body: relay.Download, transport: asyncio.Transport
-    ) -> Sent:
-        """An upstream's response: in one write if it is all there, else as it comes."""
-        client = exchange.incoming.protocol
-        if body.empty:
-            release(exchange)
-            transport.write(b"".join((*self._head(exchange, reply), b"\r\n")))
-            return END if exchange.close else KEEP
-        framing, chunked = b"", False
-        if body.length is not None:
-            framing = b"Content-Length: %b\r\n\r\n" % body.length
-        elif not exchange.http10:
-            framing, chunked = b"Transfer-Encoding: chunked\r\n\r\n", True
-        else:
-            framing, exchange.close = b"\r\n", True
-        data = body.at_hand()
-        if data is None:
-            transport.write(b"".join((*self._head(exchange, reply), framing)))
-            return await self._relay(exchange, body, chunked=chunked)
-        trailers = body.trailers() if chunked and exchange.wants_trailers else b""
-        release(exchange)
-        exchange.bytes_out = len(data)
-        if chunked:
-            data = (
-                b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(data), data, trailers)
-                if data
-                else b"0\r\n%b\r\n" % trailers
-            )
-        transport.write(b"".join((*self._head(exchange, reply), framing, data)))
-        if client.writing_paused:
-            await self._drained(exchange, body.idle)
-        return END if exchange.close else KEEP
-
-    async def _drained(self, exchange: Exchange, idle: float) -> None:
+    async def _drained(self, exchange: Exchange, reply: Reply) -> None:
+        """Wait for a client that reads more slowly than it is answered."""
+        body = reply.body
+        idle = exchange.snapshot.config.server.limits.body_idle or math.inf
+        if body.__class__ is relay.Download:
+            idle = body.idle
         try:
             await relay.Stall(exchange, exchange.incoming.protocol, self.clock, idle).drained()
         except errors.GatewayError as error:
@@ -275,7 +335,7 @@ class Proxy:
         exchange.replied_at = now = self.clock.now()
         timing = exchange.snapshot.server_timing
         if timing != "off" and (timing == "all" or exchange.peer_trusted):
-            head.append(_server_timing(exchange, now))
+            head.append(server_timing(exchange, now))
         return head
 
     def _end(self, exchange: Exchange) -> None:
@@ -289,11 +349,13 @@ class Proxy:
             exchange.status, exchange.source = 499, "client"
         for finish in exchange.route.at_finish:
             finish(exchange)
-        # The upload knows its exchange: left as a ring, each body would wait for the garbage collector.
+        # Left as rings, these would wait for the garbage collector: the upload and the try know their exchange.
         exchange.upload = None
+        exchange.task = None
+        del exchange.answer
 
 
-async def unmatched(exchange: Exchange) -> Reply:
+def unmatched(exchange: Exchange) -> Reply:
     """The handler of the stand-in route: says what was decided before any route was."""
     refusal = exchange.refusal
     if isinstance(refusal, Reply):
@@ -318,8 +380,35 @@ def _redirected(exchange: Exchange) -> Reply | None:
     return None if redirect is None else redirect(exchange)
 
 
-def _failed(exchange: Exchange, error: errors.GatewayError) -> Reply:
+def _framing(exchange: Exchange, body: relay.Download) -> tuple[bytes, bool]:
+    """(the last lines of the head, whether the body goes out in chunks) for a body that is still coming."""
+    if body.length is not None:
+        return b"Content-Length: %b\r\n\r\n" % body.length, False
+    if not exchange.http10:
+        return b"Transfer-Encoding: chunked\r\n\r\n", True
+    exchange.close = True
+    return b"\r\n", False
+
+
+def _reframed(exchange: Exchange, body: relay.Download, data: bytes) -> tuple[bytes, bytes]:
+    """(the last lines of the head, the body as it goes out) for one of unknown length that is all there."""
+    framing, chunked = _framing(exchange, body)
+    if chunked:
+        trailers = body.trailers() if exchange.wants_trailers else b""
+        last = b"0\r\n%b\r\n" % trailers
+        data = b"%x\r\n%b\r\n%b" % (len(data), data, last) if data else last
+    return framing, data
+
+
+def _failed(exchange: Exchange, error: Exception) -> Reply:
     """The page of a failure; what was leased for it is given back."""
+    if not isinstance(error, errors.GatewayError):
+        log.error(
+            "internal_error",
+            exc_info=error,
+            extra={"route": exchange.route.name, "request_id": exchange.request_id},
+        )
+        error = errors.InternalError(repr(error))
     _note(exchange, error)
     release(exchange, whole=False)
     route = exchange.route
@@ -353,13 +442,3 @@ def _uncancel() -> None:
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()
-
-
-def _server_timing(exchange: Exchange, now: float) -> bytes:
-    if not exchange.head_at:
-        return b"Server-Timing: gw;dur=%.1f\r\n" % (1000 * (now - exchange.began))
-    waited = exchange.head_at - exchange.sent_at
-    return b"Server-Timing: gw;dur=%.1f, up;dur=%.1f\r\n" % (
-        1000 * (now - exchange.began - waited),
-        1000 * waited,
-    )

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from aiohttp.base_protocol import BaseProtocol
 
     from gateway.clock import Clock
-    from gateway.edge import Incoming
     from gateway.exchange import Exchange
+    from gateway.incoming import Incoming
     from gateway.upstream.wire import Wire
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -16,7 +16,9 @@ import pytest_asyncio
 from gateway import edge, errors
 from gateway.admission import Admission
 from gateway.config import model
-from gateway.edge import END, KEEP, ClientConnection, Incoming, Sent
+from gateway.edge import ClientConnection
+from gateway.incoming import END, KEEP, Incoming, Sent, reset
+from tests.kit.answers import Answers
 from tests.kit.clock import FakeClock
 from tests.kit.wire import PATIENCE
 
@@ -44,7 +46,7 @@ class Listener:
         self.dropped = 0
         self._custom = handle
         self.server = edge.Server(
-            self._handle, self._refuse, listener="main", limits=self.limits, clock=self.clock,
+            Answers(self._handle, self._refuse), listener="main", limits=self.limits, clock=self.clock,
             admission=self.admission, on_dropped=self._drop,
         )  # fmt: skip
         self._listening: asyncio.Server | None = None
@@ -635,7 +637,7 @@ async def test_a_reset_is_seen_as_one(listen: MakeListener, raw: MakeClient) -> 
         assert incoming.protocol.transport is not None
         incoming.protocol.transport.write(b"HTTP/1.0 200 OK\r\n\r\nhalf")
         await asyncio.sleep(0.02)
-        edge.reset(incoming.protocol.transport)
+        reset(incoming.protocol.transport)
         return END
 
     one = await listen(cut)

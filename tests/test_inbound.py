@@ -15,11 +15,13 @@ from gateway import edge, errors, inbound
 from gateway.admission import Admission
 from gateway.clock import Clock
 from gateway.config import model
-from gateway.edge import END, ClientConnection
+from gateway.edge import ClientConnection
 from gateway.exchange import Exchange, Reply
+from gateway.incoming import END
+from tests.kit.answers import Answers
 
 if TYPE_CHECKING:
-    from gateway.edge import Incoming, Sent
+    from gateway.incoming import Incoming, Sent
 
 
 def head(
@@ -281,7 +283,11 @@ async def _none(_: Incoming, __: errors.GatewayError | None = None) -> Sent:
 async def client() -> ClientConnection:
     limits = model.Limits()
     server = edge.Server(
-        _none, _none, listener="main", limits=limits, clock=Clock(), admission=Admission(limits)
+        Answers(_none, _none),
+        listener="main",
+        limits=limits,
+        clock=Clock(),
+        admission=Admission(limits),
     )
     made = server()
     assert type(made) is ClientConnection

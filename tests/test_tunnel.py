@@ -20,8 +20,10 @@ from gateway import edge
 from gateway.admission import Admission
 from gateway.config import model
 from gateway.exchange import Exchange
+from gateway.incoming import END, Incoming
 from gateway.tunnel import FLUSH, GOODBYE, HALF_CLOSED, Tunnels, tunnel
 from gateway.upstream.wire import Dialer, Endpoint
+from tests.kit.answers import Answers
 from tests.kit.clock import FakeClock
 from tests.kit.frames import frame
 from tests.kit.wire import PATIENCE
@@ -52,7 +54,7 @@ class Rig:
         self.ended = asyncio.Event()
         self.admission = Admission(model.Limits())
         self.server = edge.Server(
-            self._handle, self._refuse, listener="main", limits=model.Limits(), clock=self.clock,
+            Answers(self._handle, self._refuse), listener="main", limits=model.Limits(), clock=self.clock,
             admission=self.admission,
         )  # fmt: skip
         connector = aiohttp.UnixConnector(unix) if unix else aiohttp.TCPConnector()
@@ -66,10 +68,10 @@ class Rig:
         self._listening = await loop.create_server(self.server, "127.0.0.1", 0)
         self.port = self._listening.sockets[0].getsockname()[1]
 
-    async def _refuse(self, incoming: edge.Incoming, error: Exception) -> Any:
+    async def _refuse(self, incoming: Incoming, error: Exception) -> Any:
         raise AssertionError(f"refused: {error!r}")
 
-    async def _handle(self, incoming: edge.Incoming) -> Any:
+    async def _handle(self, incoming: Incoming) -> Any:
         exchange = Exchange()
         exchange.incoming = incoming
         self.exchanges.append(exchange)
@@ -87,7 +89,7 @@ class Rig:
         finally:
             wire.end()
             self.ended.set()
-        return edge.END
+        return END
 
     @property
     def only(self) -> Exchange:

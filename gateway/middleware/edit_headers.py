@@ -11,12 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from gateway.exchange import Reply
 from gateway.headers import CONTROLS, TOKEN
 from gateway.routing.template import Template
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from gateway.config import model
-    from gateway.exchange import Exchange, Handler, Reply
+    from gateway.exchange import Exchange, Handler
 
 REWRITTEN = (b"location", b"content-location")
 
@@ -170,8 +173,15 @@ def edited(answer: Handler, edits: ResponseEdits | None) -> Handler:
     if edits is None:
         return answer
 
-    async def edit(exchange: Exchange) -> Reply:
-        reply = await answer(exchange)
+    def edit(exchange: Exchange) -> Awaitable[Reply]:
+        reply = answer(exchange)
+        if isinstance(reply, Reply):
+            edits.apply(exchange, reply)
+            return reply
+        return later(exchange, reply)
+
+    async def later(exchange: Exchange, answering: Awaitable[Reply]) -> Reply:
+        reply = await answering
         edits.apply(exchange, reply)
         return reply
 

@@ -44,7 +44,7 @@ def answer(
     location = _Location(to, named_hosts(build.config))
     status = settings.status
 
-    async def redirect(exchange: Exchange) -> Reply:
+    def redirect(exchange: Exchange) -> Reply:
         return Reply(status, [b"Location: %b\r\n" % location.render(exchange)])
 
     return redirect

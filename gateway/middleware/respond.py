@@ -67,7 +67,7 @@ def answer(
     first = [b"Content-Type: %b\r\n" % media_type] if media_type and written is None else []
     status = settings.status
 
-    async def respond(exchange: Exchange) -> Reply:
+    def respond(exchange: Exchange) -> Reply:
         lines = first[:]
         for prefix, template in headers:
             value = template.render_or_none(exchange)
@@ -82,7 +82,7 @@ def answer(
         for prefix, template in headers
     ]
 
-    async def respond_constantly(exchange: Exchange) -> Reply:
+    def respond_constantly(exchange: Exchange) -> Reply:
         return Reply(status, lines[:], body(exchange))
 
     return respond_constantly

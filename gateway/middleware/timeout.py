@@ -1,17 +1,17 @@
 """`timeouts.total`: from the parsed request head to the last reply byte, over all tries.
 
-Rules of this file: the deadline is watched by the ticker, so it costs a set entry and no timer; it cancels the exchange's
-task, whose owner (proxy.py) answers 504 if no head is out, and breaks the connection otherwise. Upgraded connections know
-`websocket.idle` and `websocket.max_age` only.
+Rules of this file: the deadline is watched by the ticker, so it costs a set entry and no timer; it gives the
+exchange up, whose owner (proxy.py) answers 504 if no head is out, and breaks the connection otherwise. Upgraded
+connections know `websocket.idle` and `websocket.max_age` only.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import TYPE_CHECKING
 
 from gateway import errors
+from gateway.exchange import give_up
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -24,20 +24,18 @@ if TYPE_CHECKING:
 class Deadline:
     """The end of one exchange's time."""
 
-    __slots__ = ("due", "exchange", "task", "total")
+    __slots__ = ("due", "exchange", "total")
 
     def __init__(self, exchange: Exchange, total: float) -> None:
         self.exchange = exchange
         self.total = total
         self.due = exchange.began + total
-        self.task = asyncio.current_task()
 
     def expire(self) -> None:
         """Cancel the exchange: its time is over."""
         self.due = math.inf
-        if not self.exchange.upgraded and self.task is not None:
-            self.exchange.fault = errors.TotalTimeout(f"no end within {self.total:g} s")
-            self.task.cancel()
+        if not self.exchange.upgraded:
+            give_up(self.exchange, errors.TotalTimeout(f"no end within {self.total:g} s"))
 
 
 def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:

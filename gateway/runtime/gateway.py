@@ -323,8 +323,7 @@ class Gateway:
 
     def _make_server(self, listener: str, limits: model.Limits) -> edge.Server:
         return edge.Server(
-            self.proxy.handle,
-            self.proxy.refuse,
+            self.proxy,
             listener=listener,
             limits=limits,
             clock=self.clock,

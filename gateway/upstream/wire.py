@@ -68,6 +68,8 @@ class Wire(ResponseHandler):
         self.tail: bytes | None = None
         """The last bytes received, kept only where trailers are wanted."""
         self.on_lost: Callable[[Wire], None] | None = None
+        self.on_answer: Callable[[], None] | None = None
+        """Called once, when a head or a failure has come that nobody awaits yet."""
         self.due = math.inf
         self.overdue: Callable[[], Exception] = errors.UpstreamHeaderTimeout
 
@@ -183,6 +185,13 @@ class Wire(ResponseHandler):
         self._first = b""
         if self._head_room:
             self._head_grows(len(data))
+        if self.on_answer is not None and self._buffer:
+            self._tell()
+
+    def _tell(self) -> None:
+        told, self.on_answer = self.on_answer, None
+        if told is not None:
+            told()
 
     def _head_grows(self, size: int) -> None:
         if self._buffer:
@@ -252,6 +261,7 @@ class Wire(ResponseHandler):
             super().set_exception(exc, exc_cause)
         else:
             super().set_exception(exc)
+        self._tell()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if exc is not None and not self.resting and not self._taken_over:

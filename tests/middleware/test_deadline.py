@@ -52,6 +52,7 @@ class Case:
 
     async def begin(self, one: Exchange) -> asyncio.Task[Any]:
         async def run() -> Reply:
+            one.task = asyncio.current_task()
             return await self.handler(one)
 
         task = asyncio.get_running_loop().create_task(run())

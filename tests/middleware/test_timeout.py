@@ -41,6 +41,7 @@ class Case:
 
     async def begin(self) -> asyncio.Task[Any]:
         async def run() -> Reply:  # a handler need be no coroutine function: it is called in here
+            self.exchange.task = asyncio.current_task()
             return await self.handler(self.exchange)
 
         task = asyncio.get_running_loop().create_task(run())
@@ -89,6 +90,7 @@ async def test_a_reply_that_streams_after_the_handler_has_returned_is_still_watc
     case = Case(at_once)
 
     async def whole() -> None:
+        case.exchange.task = asyncio.current_task()
         await case.handler(case.exchange)
         await asyncio.get_running_loop().create_future()  # the body
 

@@ -91,7 +91,7 @@ async def test_the_stand_in_answers_what_was_decided_and_is_counted() -> None:
     unmatched = compiler.snapshot(loaded, claims, metrics, Clock()).unmatched
     assert (unmatched.name, unmatched.config) == ("_none", None)
     exchange = Exchange()
-    exchange.method = "OPTIONS"
+    exchange.method, exchange.began = "OPTIONS", 0.0
     exchange.refusal = Reply(204, [])
     assert await unmatched.handler(exchange) is exchange.refusal
     exchange.status = 204
