@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,8 @@ Kind = Literal[
     "shed_on",
     "shed_off",
 ]
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _TOLD_ELSEWHERE = frozenset(("reloaded", "reload_failed", "draining"))
 """These have a line in the service log already, with more fields."""

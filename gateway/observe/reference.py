@@ -1,7 +1,8 @@
-"""The pages metrics, reasons and access-log of docs/reference, made from what the code itself declares.
+"""The pages metrics, reasons, events and access-log of docs/reference, made from what the code itself
+declares.
 
 Rules of this file: the only words here are those that the code does not need: what to look at when a
-reason is seen. `python -m gateway.observe.reference FOLDER` writes the pages; a test holds them
+reason or an event is seen. `python -m gateway.observe.reference FOLDER` writes the pages; a test holds them
 against what stands in docs/reference.
 """
 
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import ClientError, Overload, UpstreamError, reasons
 from gateway.observe.catalogue import CATALOGUE
+from gateway.observe.events import KINDS, MOST
 from gateway.observe.lines import FIELDS
 from gateway.observe.masks import HEADERS, QUERY
 from gateway.observe.metrics import LAG_BUCKETS, OVERHEAD_BUCKETS
@@ -251,7 +253,53 @@ FIELD_HELP = {
     "referer": "as it came, secrets masked",
     "tls": "nothing yet",
 }
+EVENT_HELP = {
+    "target_down": "Active checks have failed `health.fall` times in a row: nothing is sent to it.",
+    "target_up": "Checks have passed `health.rise` times in a row: it is back.",
+    "ejected": "Real requests have failed at this target, and `eject` sets it aside for the time told.",
+    "restored": "The time of an ejection is over, or a check has passed.",
+    "circuit_opened": "Too much has failed: nothing is sent for `circuit.open`. Without a target it is "
+    "the whole upstream's.",
+    "circuit_half_open": "A few requests are let through, to try.",
+    "circuit_closed": "They have succeeded.",
+    "targets_changed": "Discovery has found other targets than before.",
+    "discovery_failed": "No name server has answered, or the list can not be read: the last good "
+    "targets stay.",
+    "discovery_recovered": "It answers again.",
+    "panic_on": "Fewer targets than `panic` are left: ejections are set aside.",
+    "panic_off": "Enough are left again.",
+    "reloaded": "Another configuration serves.",
+    "reload_failed": "A configuration was refused: the one before serves on.",
+    "draining": "The gateway was told to stop.",
+    "shed_on": "The event loop is late: requests of this `importance` are refused.",
+    "shed_off": "They are let in again.",
+}
+
+
+def events_page() -> str:
+    """The text of events.md."""
+    rows = [f"| `{kind}` | {EVENT_HELP[kind]} |" for kind in KINDS]
+    return f"""# Events
+
+{_GENERATED}
+What has changed: `/events` of the admin listener has the last {MOST}, newest last. The service log has
+each of them too, with the same words.
+
+| Kind | What has happened |
+|---|---|
+{_lines(rows)}
+
+An event has a `number` (from 1, no gaps: what is missing at the beginning has fallen out), `at` (RFC 3339,
+UTC), `kind`, `upstream` and `target` where it is about one, and `why`, for people.
+
+- `/events?since=2027-01-31T12:00:00Z`: from that moment on. Seconds since 1970 will do, and so will the
+  `at` of the last event seen; that one comes again.
+- `/events?upstream=orders`: about one upstream.
+"""
+
+
 PAGES = {
+    "events.md": events_page,
     "metrics.md": metrics_page,
     "reasons.md": reasons_page,
     "access-log.md": access_log_page,

@@ -8,7 +8,8 @@ import pytest
 
 from gateway.errors import reasons
 from gateway.observe.catalogue import CATALOGUE
-from gateway.observe.reference import ADVICE, PAGES
+from gateway.observe.events import KINDS
+from gateway.observe.reference import ADVICE, EVENT_HELP, PAGES
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 
@@ -28,6 +29,12 @@ def test_every_reason_has_advice_and_an_anchor_of_its_name() -> None:
 def test_every_metric_is_on_the_page() -> None:
     page = PAGES["metrics.md"]()
     assert all(page.count(f"| `{one.name}` |") == 1 for one in CATALOGUE)
+
+
+def test_every_kind_of_event_is_told() -> None:
+    assert set(EVENT_HELP) == set(KINDS)
+    page = PAGES["events.md"]()
+    assert all(page.count(f"| `{kind}` |") == 1 for kind in KINDS)
 
 
 def test_the_command_writes_the_pages(tmp_path: Path) -> None:
