@@ -141,6 +141,7 @@ class Check:
 
     async def _answer(self, settings: model.Health) -> Answer:
         checks, limit = self._checks, settings.timeout
+        assert checks.probes is not None
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(None) as patience:
@@ -183,9 +184,9 @@ class Checks:
         self.started = False
         self.host: str | None = None
         self.room = asyncio.Semaphore(MOST_AT_ONCE)
-        self.probes: Probes
+        self.probes: Probes | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._checks: dict[Target, Check] = {}
-        self._former: list[Probes] = []
 
     def __repr__(self) -> str:
         return f"<Checks: {len(self._checks)} targets>"
@@ -204,17 +205,16 @@ class Checks:
         host: str | None = None,
     ) -> None:
         """Take new settings (None: no checks any more) and targets. `host`: the Host to ask for, None: each target's."""
-        if settings is None or not (settings.tcp or settings.path):
-            settings, targets = None, ()
         wanted = dict.fromkeys(targets)
         for gone in [target for target in self._checks if target not in wanted]:
-            self._checks.pop(gone).forget(
-                "" if settings is not None else "it is not checked any more"
-            )
-        if settings is None:
+            self._checks.pop(gone).stop()
+        if settings is None or not (settings.tcp or settings.path):
+            for known in self._checks.values():
+                known.forget("it is not checked any more")
+            self._checks.clear()
             return
         self.host = host
-        self._use(tls, context)
+        self._use(context, tls.server_name)
         asked = (
             *(settings.tcp, settings.path, settings.method, settings.port),
             *(tuple(settings.headers.items()), tuple(settings.expect.status)),
@@ -240,15 +240,19 @@ class Checks:
         under_way = [check.stop() for check in self._checks.values()]
         self._checks.clear()
         await tasks.stop(*(task for task in under_way if task is not None))
-        for probes in (*self._former, *([self.probes] if hasattr(self, "probes") else [])):
-            await probes.aclose()
+        if self._closing is not None:
+            await self._closing
+        if self.probes is not None:
+            await self.probes.aclose()
 
-    def _use(self, tls: model.UpstreamTls, context: ssl.SSLContext | bool) -> None:
-        present = getattr(self, "probes", None)
-        if present is None or present.context is not context:
-            if present is not None:
-                self._former.append(present)
-            self.probes = Probes(tls, context)
+    def _use(self, context: ssl.SSLContext | bool, server_name: str | None) -> None:
+        present = self.probes
+        if present is not None:
+            if (present.context, present.server_name) == (context, server_name):
+                return
+            # Whoever was being asked with the former settings is a target no more: the pool has made new ones.
+            self._closing = tasks.spawn(present.aclose(), "former probes")
+        self.probes = Probes(context, server_name)
 
 
 def _in_a_row(number: int) -> str:

@@ -31,13 +31,7 @@ class Pool:
         """The session for TCP targets (None), or for the socket at `unix`."""
         session = self._sessions.get(unix)
         if session is None:
-            session = self._sessions[unix] = aiohttp.ClientSession(
-                connector=_connector(unix),
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-                raise_for_status=False,
-            )
+            session = self._sessions[unix] = open_session(unix)
         return session
 
     async def aclose(self) -> None:
@@ -45,6 +39,17 @@ class Pool:
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
+
+
+def open_session(unix: str | None) -> aiohttp.ClientSession:
+    """A session for TCP (None), or for the socket at `unix`, that keeps no connections."""
+    return aiohttp.ClientSession(
+        connector=_connector(unix),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        raise_for_status=False,
+    )
 
 
 def _connector(unix: str | None) -> aiohttp.BaseConnector:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import aiohttp
 from yarl import URL
 
-from gateway.upstream.pool import Pool
+from gateway.upstream.pool import open_session
 
 if TYPE_CHECKING:
     from gateway.config import model
@@ -39,10 +39,10 @@ class Answer:
 class Probes:
     """Asks the targets of one upstream, with its TLS settings and a session for nothing else."""
 
-    def __init__(self, tls: model.UpstreamTls, context: ssl.SSLContext | bool) -> None:
-        self.server_name = tls.server_name
+    def __init__(self, context: ssl.SSLContext | bool, server_name: str | None) -> None:
         self.context = context
-        self._sessions = Pool(tls, encrypted=False)
+        self.server_name = server_name
+        self._sessions: dict[str | None, aiohttp.ClientSession] = {}
 
     async def ask(self, target: Target, question: model.Health, host: str | None) -> Answer:
         """Ask `target`; `host` is the Host to ask for, None: its own. There is no time limit in here."""
@@ -55,7 +55,9 @@ class Probes:
 
     async def aclose(self) -> None:
         """Cut what is under way."""
-        await self._sessions.aclose()
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
 
     async def _connect(self, target: Target, question: model.Health) -> Answer:
         loop = asyncio.get_running_loop()
@@ -78,7 +80,10 @@ class Probes:
             fields = {key: kept for key, kept in fields.items() if key.lower() != name.lower()}
             if value is not None:
                 fields[name] = value
-        async with self._sessions.session(target.unix).request(
+        session = self._sessions.get(target.unix)
+        if session is None:
+            session = self._sessions[target.unix] = open_session(target.unix)
+        async with session.request(
             question.method,
             _url(target, question),
             headers=fields,

@@ -565,6 +565,16 @@ async def test_targets_that_come_are_asked_at_once_and_those_that_go_no_more(
     assert (len(one.requests), len(other.requests)) == (1, 2)
 
 
+async def test_a_target_that_leaves_while_it_is_down_is_not_called_up(
+    checked: Checked, origin: MakeOrigin
+) -> None:
+    one, other = await origin(BROKEN), await origin()
+    checked.start(one.url, other.url, health={**PATH, "fall": 1})
+    await checked.round()
+    checked.apply(other.url, health={**PATH, "fall": 1})
+    assert checked.events() == [("target_down", "status 500, 1 check")]
+
+
 # ── checks and ejection ──
 
 
