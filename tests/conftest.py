@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 
 from tests.kit import raw as raw_kit
 from tests.kit.origin import OK, Origin
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     MakeOrigin = Callable[..., Awaitable[Origin]]
     MakeClient = Callable[..., Awaitable[raw_kit.Client]]
     MakeGateway = Callable[..., Awaitable[Running]]
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 BLOCKED = 0.5
 """Seconds of processor time for which nothing may hold the loop."""

@@ -273,25 +273,29 @@ class LeastRequests(RoundRobin[T]):
         super().__init__()
         self._twice: list[T] = []
         self._reach = 0
+        self._equal = True
 
     def rebuild(self, targets: Sequence[T], members: Sequence[T], /) -> None:
         """Choose among `targets`."""
         super().rebuild(targets, members)
         self._reach = min(SCAN, len(targets) - 1)
         self._twice = [*targets, *targets[: self._reach]]
+        self._equal = min(self._shares) == max(self._shares)
 
     def choose(self, _: Any, /) -> T:
         """The least busy one."""
         at = self._next()
-        best = self._targets[at]
-        if best.in_flight:
-            for target in self._twice[at + 1 : at + 1 + self._reach]:
-                flying = target.in_flight
-                if flying * best.share < best.in_flight * target.share:
-                    best = target
-                    if not flying:
-                        break
-        return best
+        first = self._targets[at]
+        if not first.in_flight:
+            return first
+        # The first one comes first: among equals it is its turn.
+        near = self._twice[at : at + 1 + self._reach]
+        loads: list[float]
+        if self._equal:
+            loads = [target.in_flight for target in near]
+        else:
+            loads = [target.in_flight / target.share for target in near]
+        return near[loads.index(min(loads))]
 
     def other(self, exchange: Any, tried: Sequence[T], /) -> T:
         """The least busy one that is not among `tried`; costs nobody its turn."""

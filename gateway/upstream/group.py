@@ -77,18 +77,24 @@ class Group:
         self._sticky = sticky
         self._least = 0.0 if panic is None else panic
 
-    def refresh(self, targets: Sequence[Target]) -> None:
+    def refresh(self, targets: tuple[Target, ...]) -> None:
         """Find out anew from whom is drawn."""
-        self.members = tuple(target for target in targets if self._selects(target))
+        if self._labels or self._others:
+            targets = tuple(target for target in targets if self._selects(target))
+        self.members = targets
         drawn, self._reserve, self.panic = self._tiers()
         shares = [target.share for target in drawn]
-        if drawn and (drawn != self.drawn or shares != self._shares):
+        if len(drawn) > 1 and (drawn != self.drawn or shares != self._shares):
             self._balancer.rebuild(drawn, self.members)
         self.drawn, self._shares = drawn, shares
         alone = len(drawn) == 1 and not (self._sticky is not None and self._sticky.fail)
         self.only = drawn[0] if alone else None
-        self._choose = self._balancer.choose if drawn else self._nobody
-        if not drawn:
+        if len(drawn) > 1:
+            self._choose = self._balancer.choose
+        elif drawn:
+            self._choose = self._the_one
+        else:
+            self._choose = self._nobody
             self._refusal = self._said()
 
     def pick(self, exchange: Exchange | None = None, tried: Sequence[Target] = ()) -> Target:
@@ -129,7 +135,8 @@ class Group:
         if not tried:
             return self._choose(exchange)
         if any(target not in tried for target in self.drawn):
-            return self._balancer.other(exchange, tried)
+            # The balancer knows of several only.
+            return self.drawn[0] if len(self.drawn) == 1 else self._balancer.other(exchange, tried)
         fresh = [target for target in self._reserve if target not in tried]
         if fresh:
             return min(fresh, key=lambda target: target.in_flight / target.share)
@@ -161,13 +168,14 @@ class Group:
         primary = [target for target in self.members if not target.backup]
         backups = [target for target in self.members if target.backup]
         tier = primary
-        drawn = [target for target in primary if target.available]
-        reserve = [target for target in backups if target.available]
+        drawn = [target for target in primary if target.serving]
+        reserve = [target for target in backups if target.serving]
         if not drawn and reserve:
             tier, drawn, reserve = backups, reserve, []
-        counted = sum(not target.draining and target.weight > 0 for target in tier)
-        if self._least and (not drawn or len(drawn) < self._least * counted):
-            for wider in (tier, backups):
+        if self._least and (not drawn or len(drawn) < self._least * len(tier)):
+            # Those that somebody has taken out on purpose are not missed.
+            counted = sum(not target.draining and target.weight > 0 for target in tier)
+            for wider in (tier, backups) if not drawn or len(drawn) < self._least * counted else ():
                 usable = [target for target in wider if target.usable]
                 if usable:
                     return tuple(usable), tuple(reserve), usable != drawn
@@ -180,6 +188,9 @@ class Group:
             return errors.CircuitOpen(f"the circuit of {self.name} is open")
         counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
         return errors.NoHealthyTarget(f"targets of {self.name}: {', '.join(counts) or 'none'}")
+
+    def _the_one(self, _: object) -> Target:
+        return self.drawn[0]
 
     def _nobody(self, _: object) -> Target:
         refusal = self._refusal

@@ -28,6 +28,8 @@ MOST_POINTS = 32768
 """Points of one ring; with more than 200 targets each has fewer. Making them takes some 15 ms."""
 LOAD = 1.25
 """No target has more than this times its part of the requests in flight, rounded up."""
+EXACT = 64
+"""With fewer available targets, requests in flight are counted at each choice; with n, once for each n // 64 + 1."""
 
 _BLOCK = 8
 """Points that one digest gives."""
@@ -79,8 +81,9 @@ class ConsistentHash(Generic[T]):
     A target that goes leaves its keys to others, and no other key moves; one that comes takes its own part and nothing moves
     between those that were there (beyond 200 targets: but for what a changed number of points moves, in all less than one
     more part). A target takes a request only while it has fewer than `LOAD` times its part, by share, of the requests in
-    flight on all available targets, this one included. A request without a key goes by two choices. (Mirrokni, Thorup,
-    Zadimoghaddam, "Consistent hashing with bounded loads", 2016.)
+    flight on all available targets, this one included (of many targets, as `EXACT` says, those of a few choices ago). A
+    request without a key goes by two choices. (Mirrokni, Thorup, Zadimoghaddam, "Consistent hashing with bounded loads",
+    2016.)
     """
 
     def __init__(self, key: Callable[[Any], str | None]) -> None:
@@ -94,6 +97,8 @@ class ConsistentHash(Generic[T]):
         self._weights: list[int] = []
         self._points: list[int] = []
         self._digests: dict[str, list[int]] = {}
+        self._total, self._old, self._most = 0, 0, 0
+        """Requests in flight, how many choices ago that was counted, and how many it may be."""
 
     def rebuild(self, targets: Sequence[T], members: Sequence[T]) -> None:
         """Choose among `targets`; the ring holds all `members`, and changes only when they do."""
@@ -101,6 +106,7 @@ class ConsistentHash(Generic[T]):
         self._open = frozenset(targets)
         self._shares = sum(target.share for target in targets)
         self._keyless.rebuild(targets, members)
+        self._old = self._most = len(targets) // EXACT
         weights = [member.weight for member in members]
         if weights != self._weights or [*members] != [*self._members]:
             self._members, self._weights = members, weights
@@ -126,7 +132,13 @@ class ConsistentHash(Generic[T]):
         return self._next(bisect_right(self._points, place(key)), tried)
 
     def _flying(self) -> int:
-        return sum([target.in_flight for target in self._targets])
+        """Requests in flight on all available targets."""
+        if self._old >= self._most:
+            self._old = 0
+            self._total = sum([target.in_flight for target in self._targets])
+        else:
+            self._old += 1
+        return self._total
 
     def _room(self, target: T, flying: int) -> bool:
         # Whole numbers below x: n + 1 <= ceil(x) is n < x.

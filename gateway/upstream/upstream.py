@@ -174,7 +174,7 @@ class Upstream:
             before = group.panic
             group.refresh(self.targets)
             if group.panic is not before:
-                ready = sum(target.available for target in group.members)
+                ready = sum(target.serving for target in group.members)
                 why = f"{ready} of {len(group.members)} targets of {group.name} are available"
                 kind: Literal["panic_on", "panic_off"] = "panic_on" if group.panic else "panic_off"
                 self.meter.events.record(kind, upstream=self.name, why=why)
@@ -228,21 +228,27 @@ class Upstream:
 
     def _warm_up(self) -> None:
         """Give each target its share: less while it is new or has just come back, so that it is not hit while cold."""
-        now, ramp = self.clock.now(), self.settings.slow_start
-        steps = []
         for target in self.targets:
             available = target.available
-            if available and not target.serving:
-                target.started = target.since
-            target.serving = available
-            warm = (now - target.started) / ramp if ramp else 1.0
-            steps.append(max(COLD, int(min(warm, 1.0) * WARM)))
-        cold = min(steps, default=WARM) < WARM
-        for target, step in zip(self.targets, steps, strict=True):
-            target.share = target.weight * step if cold else target.weight
+            if available is not target.serving:
+                target.serving = available
+                if available:
+                    target.started = target.since
         if self._ramp is not None:
             self._ramp.cancel()
-        self._ramp = self.clock.call_later(ramp / WARM, self.refresh) if cold and ramp else None
+            self._ramp = None
+        ramp, steps = self.settings.slow_start, [WARM]
+        if ramp:
+            now = self.clock.now()
+            warm = [min(1.0, (now - target.started) / ramp) for target in self.targets]
+            steps = [max(COLD, int(part * WARM)) for part in warm]
+        if min(steps, default=WARM) == WARM:
+            for target in self.targets:
+                target.share = target.weight
+        elif ramp:
+            for target, step in zip(self.targets, steps, strict=True):
+                target.share = target.weight * step
+            self._ramp = self.clock.call_later(ramp / WARM, self.refresh)
 
     async def lease(self, target: Target, timeouts: model.Timeouts) -> Wire:
         """A connection to `target`, rested or new. Raises errors.PoolTimeout and the connect errors."""
