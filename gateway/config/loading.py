@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.config import ConfigError, effective, masking, model, written
 from gateway.config.addresses import looks_like_url
-from gateway.config.forms import is_off, listed
+from gateway.config.forms import is_off, listed, made_of
 from gateway.config.merge import Layer, Merger, Origins, merge
 from gateway.config.nodes import Map, Seq, Text
 from gateway.config.report import Context
@@ -269,6 +269,11 @@ class _Assembling:
             )
             self.base_origins = (("errors", masking.below("errors", errors.raw)),)
         self.merger = Merger(base)
+        self.upstream_base = made_of(model.Upstream, _UPSTREAM_DEFAULTS, set())
+        """What is built in, and `defaults` merged over it."""
+        if self.defaults is not None:
+            layer = self.defaults
+            self.upstream_base = merge(self.upstream_base, layer.values, layer.raw)
         self.upstream_layers: dict[str, Layer] = {}
         self.profile_layers: dict[str, Layer] = {
             name: Layer(f"profile {name}", entry.values, entry.raw)
@@ -295,10 +300,8 @@ class _Assembling:
         return made
 
     def _upstream(self, name: str, own: Layer, *, anonymous: bool) -> effective.Upstream:
-        settings = model.Upstream.model_construct(set(), **_UPSTREAM_DEFAULTS)
         layers = [own] if self.defaults is None else [self.defaults, own]
-        for layer in layers:
-            settings = merge(settings, layer.values, layer.raw)
+        settings = merge(self.upstream_base, own.values, own.raw)
         health = settings.health
         asks = health is None or health.path is not None or health.tcp
         if not asks and "health" not in own.values.model_fields_set:
@@ -382,15 +385,14 @@ _UPSTREAM_DEFAULTS = {
 
 def _whole(upstream: str) -> model.Branch:
     """The one branch of `to:`."""
-    return model.Branch.model_construct(
-        {"upstream"}, upstream=upstream, weight=1, labels={}, sticky_by=None
-    )
+    values = {"upstream": upstream, "weight": 1, "labels": {}, "sticky_by": None}
+    return made_of(model.Branch, values, {"upstream"})
 
 
 def _match(route: written.Route) -> model.Match:
     names = model.Match.model_fields
     values = {name: getattr(route, name) for name in names}
-    return model.Match.model_construct(route.model_fields_set & names.keys(), **values)
+    return made_of(model.Match, values, route.model_fields_set & names.keys())
 
 
 def default_name(route: written.Route) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.config import model
 from gateway.config.effective import Origin
-from gateway.config.forms import Model, is_off
+from gateway.config.forms import Model, is_off, made_of
 from gateway.config.nodes import Map, Seq, Text, entry_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def merge(base: M, over: Model, raw: Any) -> M:
             below = raw.get(name) if isinstance(raw, Map) else None
             values[name] = _merged(values[name], getattr(over, name), below)
             written.add(name)
-    return cast("M", type(base).model_construct(written, **values))
+    return made_of(type(base), values, written)
 
 
 def _put_aside(values: dict[str, Any], over: Model) -> None:

@@ -153,7 +153,7 @@ def _time_or_quantile(value: object) -> float | Quantile:
     if match is not None:
         if not 50 <= float(match[1]) < 100:
             raise refuse(f"{word}: from p50 to p99.9 is wanted")
-        return Quantile(float(match[1]) / 100)
+        return Quantile(round(float(match[1]) / 100, 6))
     try:
         seconds = parse_duration(word)
     except ValueError as error:

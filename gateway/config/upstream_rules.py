@@ -82,6 +82,7 @@ class Rules:
         self.routes = routes
         self.once = once
         self._by_upstream: dict[str, Routes] | None = None
+        self._cookies: dict[str, list[str]] = {}
 
     def check(self, entry: Entry, upstream: effective.Upstream) -> None:
         """One upstream; `entry` is where it is written, a route's for an anonymous one."""
@@ -93,13 +94,36 @@ class Rules:
         for key in _IDLE.keys() & written:
             for keys, message in _IDLE[key](settings):
                 self.once.add(entry, upstream.origins, keys, message, warning=True)
-        if settings.sticky is not None and not self.has_secret:
-            message = "sticky needs server: {secret: …}, which signs its cookie"
-            self.once.add(entry, upstream.origins, ("sticky",), message)
+        if settings.sticky is not None:
+            self._sticky(entry, upstream, settings.sticky)
         text = model.hash_key(settings.balance)
         if text is not None:
             for message in self._hash(upstream.name, text):
                 self.once.add(entry, upstream.origins, ("balance",), message)
+
+    def _sticky(self, entry: Entry, upstream: effective.Upstream, sticky: model.Sticky) -> None:
+        if not self.has_secret:
+            message = "sticky needs server: {secret: …}, which signs its cookie"
+            self.once.add(entry, upstream.origins, ("sticky",), message)
+        others = self._cookies.setdefault(sticky.cookie, [])
+        for other in others:
+            if self._share_clients(upstream.name, other):
+                message = (
+                    f"{sticky.cookie} is the cookie of {other} too: a client of both would lose "
+                    "its target with each change between them; give it another name"
+                )
+                self.once.add(entry, upstream.origins, ("sticky", "cookie"), message, warning=True)
+                break
+        others.append(upstream.name)
+
+    def _share_clients(self, one: str, other: str) -> bool:
+        """Whether a browser may send the cookies of one to the other: there are routes with the same host."""
+        hosts = [
+            [host for _, route in self._users(name) for host in route.match.host or ("",)]
+            for name in (one, other)
+        ]
+        either = {*hosts[0], *hosts[1]}
+        return all(hosts) and ("" in either or not set(hosts[0]).isdisjoint(hosts[1]))
 
     def _hash(self, upstream: str, text: str) -> Iterator[str]:
         names = list(placeholders.names(text))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from gateway.config import later as waiting
 from gateway.config.addresses import (
@@ -143,16 +143,18 @@ def _balance(value: object) -> str:
     return word
 
 
-def _balance_schema() -> WithJsonSchema:
-    either: list[dict[str, object]] = [{"enum": [way for way in _ways() if ":" not in way]}]
-    if "hash" not in waiting.keys("balance"):
-        either.append({"type": "string", "pattern": r"^hash:.*\{.+\}"})
-    return WithJsonSchema(
-        {"anyOf": [*either, {"type": "string", "pattern": EXPANDED}], "examples": _ways()}
-    )
+class _BalanceSchema:
+    """The words that are open, when the schema is made."""
+
+    def __get_pydantic_json_schema__(self, *_: object) -> dict[str, object]:
+        either: list[object] = [{"enum": [way for way in _ways() if ":" not in way]}]
+        if "hash" not in waiting.keys("balance"):
+            either.append({"type": "string", "pattern": r"^hash:.*\{.+\}"})
+        expanded = {"type": "string", "pattern": EXPANDED}
+        return {"anyOf": [*either, expanded], "examples": _ways()}
 
 
-Balance = Annotated[str, BeforeValidator(_balance), _balance_schema()]
+Balance = Annotated[str, BeforeValidator(_balance), _BalanceSchema()]
 """One of `BALANCES`, or `hash:` and a text with placeholders: see `hash_key`."""
 
 

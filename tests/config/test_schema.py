@@ -15,7 +15,12 @@ from gateway.config.nodes import Map, Seq, Source, compose
 from gateway.config.schema import schema
 from gateway.config.written import Document
 from tests.config.test_forms import PAIRS, SECTIONS
+from tests.config.test_upstreams import OF_ROUTES, OF_UPSTREAMS
 
+OPEN_PAIRS = [
+    *((one, "upstream") for pair in OF_UPSTREAMS for one in pair),
+    *((one, "route") for pair in OF_ROUTES for one in pair),
+]
 ROOT = Path(__file__).parents[2]
 FILES = sorted([*(ROOT / "config").glob("*.yaml"), *(ROOT / "config" / "examples").rglob("*.yaml")])
 
@@ -82,6 +87,41 @@ def test_the_schema_takes_short_and_full_forms_of_sections(written: str) -> None
 )
 def test_the_schema_takes_what_load_takes(written: str) -> None:
     assert faults(written) == []
+
+
+@pytest.mark.usefixtures("opened")
+def test_the_schema_of_all_keys_takes_all_keys() -> None:
+    assert faults((ROOT / "tests" / "golden" / "open-upstreams.yaml").read_text()) == []
+
+
+@pytest.mark.usefixtures("opened")
+@pytest.mark.parametrize(("written", "place"), OPEN_PAIRS)
+def test_the_schema_of_all_keys_takes_short_and_full_forms(written: str, place: str) -> None:
+    if place == "upstream":
+        targets = "" if "targets" in written else "targets: http://h, "
+        text = f"upstreams: {{u: {{{targets}{written}}}}}"
+    else:
+        text = f"routes: [{{to: 'http://h', {written}}}]"
+    assert faults(text) == []
+
+
+@pytest.mark.usefixtures("opened")
+@pytest.mark.parametrize(
+    "written",
+    [
+        "balance: hash:client_ip",
+        "health: {path: /x, interval: 5}",
+        "health: {path: /x, expect: {status: 2000}}",
+        "eject: {max_percent: 101}",
+        "circuit: {scope: all}",
+        "concurrency: {adaptive: on}",
+        "hedge: p5",
+        "buffer: 5",
+        "discover: {dns: a, ports: 5}",
+    ],
+)
+def test_the_schema_of_all_keys_finds_mistakes_in_an_upstream(written: str) -> None:
+    assert faults(f"upstreams: {{u: {{targets: http://h, {written}}}}}") != []
 
 
 @pytest.mark.parametrize(

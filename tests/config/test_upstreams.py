@@ -272,6 +272,36 @@ def test_sticky_needs_what_signs_its_cookie_wherever_it_is_written() -> None:
     assert loaded(SECRET + text).upstreams["/"].settings.sticky == model.Sticky(cookie="gw")
 
 
+@pytest.mark.parametrize(
+    ("hosts", "told"),
+    [
+        (("", ""), True),
+        (("host: a.example,", ""), True),
+        (("host: a.example,", "host: [b.example, a.example],"), True),
+        (("host: a.example,", "host: b.example,"), False),
+    ],
+)
+def test_upstreams_that_share_their_clients_have_cookies_of_their_own(
+    hosts: tuple[str, str], told: bool
+) -> None:
+    text = (
+        SECRET
+        + f"""
+upstreams:
+  a: {{targets: 'http://a', sticky: gw}}
+  b: {{targets: 'http://b', sticky: gw}}
+  c: {{targets: 'http://c', sticky: other}}
+routes:
+  - {{path: /a, {hosts[0]} to: a}}
+  - {{path: /b, {hosts[1]} to: b}}
+  - {{path: /c, to: c}}
+"""
+    )
+    found = [line for line in warnings(text) if "gw is the cookie of a too" in line]
+    assert len(found) == told
+    assert all(line.startswith("5:") and " upstreams.b.sticky.cookie: " in line for line in found)
+
+
 def test_one_inherited_mistake_is_told_once() -> None:
     text = "defaults: {eject: {base: 10m}}\nroutes: [{path: /a, to: 'http://h'}, {path: /b, to: 'http://g'}]"
     assert len(refused(text)) == 1
