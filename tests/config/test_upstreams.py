@@ -452,3 +452,9 @@ def test_the_file_of_targets_is_relative_to_the_file_that_names_it(tmp_path: Pat
     found = config.upstreams["u"].settings.discover
     assert found is not None
     assert found.file == str(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize("key", ["circuit", "concurrency"])
+def test_what_refuses_can_not_only_report_yet(key: str) -> None:
+    text = f"upstreams: {{u: {{targets: 'http://h', {key}: {{mode: report}}}}}}\nroutes: [{{path: /, to: u}}]"
+    assert "mode is not supported yet" in messages(text)
