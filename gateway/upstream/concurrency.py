@@ -138,13 +138,19 @@ class Concurrency(Generic[T]):
             for limit in limits.values():
                 self._adapt(limit, settings)
         self._limits = tuple(limits.values())
-        # Those that nobody can leave for any more: let them in, their try will say what is wrong.
-        for limit in known.values():
-            if limit.target not in limits:
-                limit.most = math.inf
-                self.admit(limit, gone=True)
+        self._let_go({limit for limit in known.values() if limit.target not in limits})
         self.wake()
         return limits
+
+    def _let_go(self, gone: set[Limit[T]]) -> None:
+        """Whoever waits for one of `gone` waits for the others that would do. Where there is none it is let in: nobody
+        knows better than its try whether that target still answers.
+        """
+        for turn in self.waiting:
+            turn.limits = tuple(one for one in turn.limits if one not in gone) or turn.limits
+        for limit in gone:
+            limit.most = math.inf
+            self.admit(limit, gone=True)
 
     def _adapt(self, limit: Limit[T], settings: Settings) -> None:
         most = math.inf if settings.per_target is None else settings.per_target

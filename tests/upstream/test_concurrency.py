@@ -277,6 +277,24 @@ async def test_who_waits_for_a_target_that_is_gone_is_let_in_to_find_out() -> No
     assert list(bench.limits) == ["a"]
 
 
+async def test_when_one_of_several_targets_leaves_its_place_is_given_to_nobody() -> None:
+    bench = Bench("ab")
+    bench.fill()
+    tasks = [await bench.ask("b", "a") for _ in range(3)]
+    gone = bench.limits["b"]
+    bench.apply("a")
+    await turn()
+    assert not any(task.done() for task in tasks)
+    gone.leave()
+    await turn()
+    assert not any(task.done() for task in tasks)
+    bench.limits["a"].leave()
+    await turn()
+    assert [task.done() for task in tasks] == [True, False, False]
+    assert tasks[0].result().target == "a"
+    await bench.end()
+
+
 # ── the adaptive limit ──
 
 
