@@ -156,7 +156,7 @@ class Forward:
             upstream.budget.first(exchange.began)
         if policy.per_try is not None:
             return self._tries(exchange, upstream, request)
-        target = upstream.pick()
+        target = upstream.pick(exchange)
         wire = target.connections.take()
         self._lease(exchange, target)
         if wire is None:
@@ -182,7 +182,7 @@ class Forward:
         while True:
             target = exchange.target_in_use
             if target is None:
-                target = course.fresh or upstream.pick(course.tried)
+                target = course.fresh or upstream.pick(exchange, course.tried)
                 self._lease(exchange, target)
             try:
                 if begun is not None:

@@ -15,23 +15,14 @@ from __future__ import annotations
 WAITING: frozenset[str] = frozenset(
     (
         # Balancing: words of `balance:`, of which the last takes a placeholder.
-        "balance.random",
-        # Fewest requests in flight.
-        "balance.least_requests",
-        # Time to first byte, weighted.
+        # Here: time to first byte, weighted.
         "balance.ewma",
-        # Consistent hash with bounded load.
-        "balance.hash",
         # The same client goes to the same target, by a signed cookie.
         "upstream.sticky",
         # What signs it.
         "server.secret",
-        # A target that comes back gets its share bit by bit.
-        "upstream.slow_start",
         # Subsets of targets.
         "target.labels",
-        # Targets for when the others are down.
-        "target.backup",
         # A branch of a split that takes a subset.
         "branch.labels",
         # The same client takes the same branch.
