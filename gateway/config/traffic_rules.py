@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.config import effective, model, placeholders
+from gateway.config.addresses import FRAMING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,10 @@ def problems(
     route: effective.Route, *, path_known: bool
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """What cannot be."""
-    answer = route.answer
+    answer, deadline = route.answer, route.policies.deadline
+    if deadline is not None and deadline.header.lower() in (*FRAMING, "host"):
+        message = f"{deadline.header} means something else: write one such as X-Request-Timeout-Ms"
+        yield ("deadline", "header"), message
     if isinstance(answer, effective.Forward) and any(one.sticky_by for one in answer.branches):
         yield from _sticky_by(
             answer, placeholders.of_path(route.match.path) if path_known else None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.config import effective, model, placeholders
+from gateway.config.addresses import FRAMING
 from gateway.config.words import nearest
 
 if TYPE_CHECKING:
@@ -165,6 +166,10 @@ def _health(settings: model.Upstream) -> Found:
         yield ("health",), "nothing is asked for: write path: /healthz, or tcp: true"
     elif health.method == "HEAD" and health.expect.body is not None:
         yield ("health", "expect", "body"), "the answer to HEAD has no body: write method: GET"
+    for name in health.headers:
+        if name.lower() in FRAMING:
+            message = f"{name} is made by the gateway for each connection"
+            yield ("health", "headers", name), message
 
 
 def _eject(settings: model.Upstream) -> Found:

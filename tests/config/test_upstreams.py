@@ -458,3 +458,13 @@ def test_the_file_of_targets_is_relative_to_the_file_that_names_it(tmp_path: Pat
 def test_what_refuses_can_not_only_report_yet(key: str) -> None:
     text = f"upstreams: {{u: {{targets: 'http://h', {key}: {{mode: report}}}}}}\nroutes: [{{path: /, to: u}}]"
     assert "mode is not supported yet" in messages(text)
+
+
+@pytest.mark.parametrize(
+    "keys", ["health: {path: /x, headers: {Content-Length: '0'}}", "deadline: TE", "deadline: Host"]
+)
+def test_fields_that_mean_something_else_are_refused(keys: str) -> None:
+    text = f"upstreams: {{u: {{targets: 'http://h', {keys}}}}}\nroutes: [{{path: /, to: u}}]"
+    assert any(
+        words in messages(text) for words in ("is made by the gateway", "means something else")
+    )
