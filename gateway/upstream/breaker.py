@@ -47,6 +47,9 @@ TABLE: Mapping[tuple[State, Cause], State] = {
 }
 """Any other pair changes nothing."""
 
+# Looking a member up in its class takes longer than all the rest of a permit.
+_CLOSED, _HALF_OPEN, _OPEN = State.CLOSED, State.HALF_OPEN, State.OPEN
+
 
 class Permit:
     """What tries that began in one state of a breaker have in their hands: all of them the same one.
@@ -64,7 +67,7 @@ class Permit:
         breaker = self._breaker
         if breaker.permit is not self:
             return
-        if status in FAILURES or breaker.state is not State.CLOSED:
+        if status in FAILURES or breaker.state is not _CLOSED:
             breaker.count(now, failed=status in FAILURES)
         else:
             breaker.window.succeeded(now)
@@ -111,7 +114,7 @@ class Breaker:
         self._given = 0
         """Trials under way or passed."""
         self._passed = 0
-        self.state = State.CLOSED
+        self.state = _CLOSED
         self.since = now
         """Clock seconds of the last transition."""
         self.why = ""
@@ -134,19 +137,19 @@ class Breaker:
         before, self._settings = self._settings, settings
         if settings.window != before.window:
             self.window = Window(settings.window)
-        if self.state is State.OPEN:
+        if self.state is _OPEN:
             self.wake(now)
-        elif self.state is State.HALF_OPEN:
+        elif self.state is _HALF_OPEN:
             self._weigh(now)
 
     def wake(self, now: float) -> None:
         """Let trials through if the time for that has come. To be called at `wakes`; early or late does no harm."""
-        if self.state is State.OPEN and now >= self.wakes:
+        if self.state is _OPEN and now >= self.wakes:
             self._move(Cause.WAITED, now, f"open for {self._settings.open:g} s")
 
     def admit(self, now: float) -> Permit | None:
         """A permit for a try that begins now; None if it must not begin."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return self.permit
         self.wake(now)
         if self.refuses:
@@ -158,7 +161,7 @@ class Breaker:
 
     def count(self, now: float, *, failed: bool) -> None:
         """A try that began in this state has ended; for `Permit`."""
-        if self.state is State.HALF_OPEN:
+        if self.state is _HALF_OPEN:
             if failed:
                 self._move(Cause.RELAPSED, now, "a trial failed")
             else:
@@ -175,7 +178,7 @@ class Breaker:
 
     def give_back(self) -> None:
         """A try that began in this state has ended and says nothing; for `Permit`."""
-        if self.state is State.HALF_OPEN:
+        if self.state is _HALF_OPEN:
             self._given -= 1
             self._look()
 
@@ -198,7 +201,7 @@ class Breaker:
         self.permit = Permit(self)
         self._given = self._passed = 0
         self.window.clear()
-        self.refuses = after is State.OPEN
+        self.refuses = after is _OPEN
         self._changed(self, before)
 
     def _look(self) -> None:

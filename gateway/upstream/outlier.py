@@ -39,7 +39,7 @@ def is_failure(error: errors.GatewayError) -> bool:
 class Target(Protocol):
     """What is read and written of a target."""
 
-    healthy: bool
+    weight: int
     draining: bool
     failures: int
     """In a row."""
@@ -47,6 +47,10 @@ class Target(Protocol):
     """Of late; see `Record.earlier`."""
     ejected_until: float
     """Clock seconds; 0.0: not ejected."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it could serve, but for an ejection."""
 
 
 class Record:
@@ -122,12 +126,12 @@ def may_eject(target: Target, targets: Iterable[Target], max_percent: float) -> 
     """
     counted = ejected = others = 0
     for one in targets:
-        if one.draining:
+        if one.draining or one.weight <= 0:  # taken out on purpose
             continue
         counted += 1
         if one.ejected_until:
             ejected += 1
-        elif one.healthy and one is not target:
+        elif one is not target and one.usable:
             others += 1
     if not others:
         return False

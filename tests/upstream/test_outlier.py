@@ -17,9 +17,14 @@ from gateway.upstream.outlier import FAILURES, Record, is_failure, may_eject
 class Target:
     healthy: bool = True
     draining: bool = False
+    weight: int = 1
     failures: int = 0
     ejections: int = 0
     ejected_until: float = 0.0
+
+    @property
+    def usable(self) -> bool:
+        return self.healthy and not self.draining and self.weight > 0
 
 
 def fail(record: Record, target: Target, eject: Eject, times: int, now: float = 0.0) -> str:
@@ -200,6 +205,11 @@ def test_the_last_one_that_active_checks_call_well_is_not_ejected() -> None:
     assert not may_eject(well, [well, down], 50)
 
 
-def test_who_is_drained_does_not_count() -> None:
-    one, other = Target(), Target(draining=True)
-    assert not may_eject(one, [one, other], 100)
+@pytest.mark.parametrize("gone", [Target(draining=True), Target(weight=0)])
+def test_who_was_taken_out_on_purpose_does_not_count(gone: Target) -> None:
+    one, other, third = Target(), Target(), Target()
+    assert not may_eject(one, [one, gone], 100)
+    assert may_eject(one, [one, other, gone], 50)
+    assert may_eject(one, [one, other, third, gone], 34)
+    other.ejected_until = 1.0
+    assert not may_eject(one, [one, other, third, gone], 50)
