@@ -56,7 +56,7 @@ class Event:
     number: int
     """Rises by one from 1: whoever polls sees what it has, and what it has missed."""
     at: float
-    """Unix seconds."""
+    """Unix seconds, to the microsecond."""
     kind: Kind
     upstream: str
     """Its name; empty where it is about no upstream."""
@@ -81,7 +81,8 @@ class Events:
     def record(self, kind: Kind, *, upstream: str = "", target: str = "", why: str = "") -> Event:
         """Something has changed: keep it, and say it in the service log."""
         self._number += 1
-        event = Event(self._number, self._wall(), kind, upstream, target, why)
+        # Whole microseconds, as it is told: who asks for what came since then must be given it.
+        event = Event(self._number, round(self._wall(), 6), kind, upstream, target, why)
         self._ring.append(event)
         if kind not in _TOLD_ELSEWHERE:
             level = logging.WARNING if kind in _BAD else logging.INFO

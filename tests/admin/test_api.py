@@ -290,6 +290,19 @@ async def test_events_are_chosen_by_time_and_by_upstream(
     assert [event["number"] for event in told] == numbers
 
 
+async def test_the_moment_that_was_told_asks_for_that_event_too(ask: Ask) -> None:
+    moments = [1764081234.1234567 + number * 0.0137 for number in range(50)]
+    times = iter(moments)
+    events = Events(lambda: next(times))
+    for number in range(50):
+        events.record("targets_changed", upstream="orders", why=str(number))
+    gateway = StandIn(metrics=Metrics(model.Metrics(), events))
+    told = (await (await ask(gateway, "/events")).json())["events"]
+    for event in told:
+        since = (await (await ask(gateway, f"/events?since={event['at']}")).json())["events"]
+        assert since[0]["number"] == event["number"]
+
+
 @pytest.mark.parametrize("since", ["", "yesterday", "nan", "inf"])
 async def test_a_since_that_is_no_time_is_refused_with_what_to_write(ask: Ask, since: str) -> None:
     answer = await ask(eventful(), f"/events?since={since}")
