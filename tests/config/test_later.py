@@ -60,13 +60,11 @@ def problems(place: str, key: str, value: object) -> list[effective.Problem]:
 
 
 @pytest.mark.parametrize("value", ["off", {"a": 1}, [1], 5], ids=str)
-@pytest.mark.parametrize(("place", "key"), places())
-def test_a_key_that_waits_is_refused_whatever_its_value(
-    place: str, key: str, value: object
-) -> None:
-    (problem,) = problems(place, key, value)
-    assert problem.message == f"{key} is not supported yet"
-    assert problem.path.endswith(f".{key}")
+def test_a_key_that_waits_is_refused_whatever_its_value(value: object) -> None:
+    for place, key in places():
+        (problem,) = problems(place, key, value)
+        assert problem.message == f"{key} is not supported yet"
+        assert problem.path.endswith(f".{key}")
 
 
 def test_a_key_that_waits_is_told_at_the_key() -> None:
@@ -77,11 +75,12 @@ def test_a_key_that_waits_is_told_at_the_key() -> None:
         ]
 
 
-@pytest.mark.parametrize("word", sorted(later.keys("balance")))
-def test_a_way_to_balance_that_waits_is_refused(word: str) -> None:
-    written = "hash:{client_ip}" if word == "hash" else word
-    (line,) = refused(f"upstreams: {{u: {{targets: 'http://h', balance: '{written}'}}}}\n{ROUTE}")
-    assert f"{written} is not supported yet; there are p2c" in line
+def test_a_way_to_balance_that_waits_is_refused() -> None:
+    for word in later.keys("balance"):
+        written = "hash:{client_ip}" if word == "hash" else word
+        upstream = f"{{targets: 'http://h', balance: '{written}'}}"
+        (line,) = refused(f"upstreams: {{u: {upstream}}}\n{ROUTE}")
+        assert f"{written} is not supported yet; there are p2c" in line
 
 
 def test_every_key_that_waits_stands_for_a_field_that_nobody_sees() -> None:

@@ -117,7 +117,8 @@ def test_the_document_is_shown_in_full_form() -> None:
     (route,) = shown["routes"]  # type: ignore[misc]
     assert route["timeouts"]["idle"] == 60
     assert route["path"] == {"text": "/*", "regex": None}
-    assert route["split"] == [{"upstream": "r", "weight": 1}]
+    (branch,) = route["split"]
+    assert (branch["upstream"], branch["weight"]) == ("r", 1)
     assert config.masked is config.masked
 
 
