@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gateway import errors
 from gateway.config import effective, model
+from gateway.config.targets import stand_ins
 from gateway.rehearsal import Hidden, Rehearsal, heaviest, hidden, target_prefix
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _forwarded(
     answer = cast("effective.Forward", route.answer)
     name = heaviest(answer).upstream
     outgoing = rehearsal.outgoing(exchange, route, name)
-    targets = rehearsal.config.upstreams[name].settings.targets
+    targets = stand_ins(rehearsal.config.upstreams[name].settings)
     seen.upstream = name
     seen.upstream_paths = tuple(target_prefix(one.url) + outgoing.target for one in targets)
     for field_name, value in (("Host", outgoing.host or exchange.target_name), *outgoing.fields):

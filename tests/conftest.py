@@ -150,10 +150,8 @@ class _World:
         self.gateways: list[Running] = []
         self.stack = AsyncExitStack()
 
-    async def origin(
-        self, script: bytes | Sequence[bytes] | Script = OK, *, unix: str | None = None
-    ) -> Origin:
-        one = Origin(script, unix=unix)
+    async def origin(self, script: bytes | Sequence[bytes] | Script = OK, **where: Any) -> Origin:
+        one = Origin(script, **where)
         self.origins.append(one)
         one.bind()
         return one

@@ -35,10 +35,6 @@ WAITING: frozenset[str] = frozenset(
         "upstream.circuit",
         # Limits of requests under way, and their queue.
         "upstream.concurrency",
-        # Targets by DNS, SRV, file or environment.
-        "upstream.discover",
-        # Targets that DNS finds are spoken to over TLS.
-        "discover.scheme",
         # Whole bodies in memory, in front of synchronous workers.
         "policies.buffer",
         # The time that is left, upstream and from trusted callers.

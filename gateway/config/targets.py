@@ -6,6 +6,7 @@ words and `${…}`; it is bounded. JSON is read as the YAML that it is.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,26 @@ def read_variable(name: str, environment: Mapping[str, str]) -> tuple[model.Targ
     return _checked(sequence([one for one in urls if one], source, 0, 0), [])
 
 
+def stand_ins(settings: model.Upstream) -> tuple[model.Target, ...]:
+    """The targets as far as they can be told without a network: for commands that explain.
+
+    A name stands for the addresses that it will have; a list is read as it is now.
+    """
+    found = settings.discover
+    if found is None:
+        return settings.targets
+    try:
+        if found.file is not None:
+            return read_targets(Path(found.file).read_text("utf-8"), found.file, ".")
+        if found.env is not None:
+            return read_variable(found.env, os.environ)
+    except (ConfigError, OSError, UnicodeDecodeError):
+        return (model.Target(url=f"http://{_NOTHING}"),)
+    host = f"{found.dns}:{found.port}" if found.dns is not None else found.srv
+    return (model.Target(url=f"{found.scheme}://{host}"),)
+
+
+_NOTHING = "not-found-yet"
 _WANTED = "a list of targets is wanted, as under targets:, such as [http://10.0.0.1:8000]"
 
 

@@ -8,13 +8,15 @@ upstreams with nothing but URLs cost nothing.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.config import effective, model, placeholders
+from gateway.config import ConfigError, effective, model, placeholders
 from gateway.config.addresses import FRAMING
+from gateway.config.targets import read_variable
 from gateway.config.words import nearest
 
 if TYPE_CHECKING:
@@ -200,6 +202,12 @@ def _concurrency(settings: model.Upstream) -> Found:
 
 def _discover(settings: model.Upstream) -> Found:
     found = settings.discover
+    if found is not None and found.env is not None:
+        try:
+            read_variable(found.env, os.environ)
+        except ConfigError as error:
+            for problem in error.problems:
+                yield ("discover", "env"), problem.message
     if found is None or found.dns is None:
         return
     try:

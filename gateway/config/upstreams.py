@@ -6,6 +6,7 @@ The rules are those of `model.py`. What `null` or `off` means for a key is said 
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -53,6 +54,38 @@ class Target(Model):
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
+def _name_server(value: object) -> str:
+    word = read_text(value, "the address of a name server")
+    try:
+        split_name_server(word)
+    except ValueError:
+        raise refuse(
+            f"{word!r} is no address of a name server: write one such as 10.0.0.2, "
+            "10.0.0.2:8600 or '[::1]:53'"
+        ) from None
+    return word
+
+
+def split_name_server(written: str) -> tuple[str, int]:
+    """(address, port) of `10.0.0.2`, `10.0.0.2:8600`, `::1` or `[::1]:5353`. Raises ValueError."""
+    found = _NAME_SERVER.fullmatch(written)
+    if found is None:
+        raise ValueError(written)
+    host, port = found[1] or found[2] or found[4], int(found[3] or 53)
+    if not 0 < port < 65536:
+        raise ValueError(f"{port} is no port")
+    return str(ipaddress.ip_address(host)), port
+
+
+_NAME_SERVER = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::([0-9]{1,5}))?|([0-9A-Fa-f:.]+)")
+
+NameServer = Annotated[
+    str,
+    BeforeValidator(_name_server),
+    WithJsonSchema({"type": "string", "examples": ["10.0.0.2", "127.0.0.1:8600", "[::1]:53"]}),
+]
+
+
 class Discover(Model):
     """Where targets are found, and found again while the gateway runs. Exactly one of the first four."""
 
@@ -64,7 +97,12 @@ class Discover(Model):
     env: str | None = Field(None, description="the name of a variable that holds URLs")
     port: RealPort | None = Field(None, description="of the targets, with dns")
     scheme: Literal["http", "https"] = Field("http", description="of the targets, with dns or srv")
-    refresh: Period = Field(5.0, description="how often is looked again")
+    refresh: Period = Field(
+        5.0, description="how often is looked again; DNS sooner, if an answer lives shorter"
+    )
+    nameservers: tuple[NameServer, ...] = Field(
+        (), description="to ask, with dns or srv; built in: those of /etc/resolv.conf"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -78,6 +116,8 @@ class Discover(Model):
             raise refuse(f"port goes with dns only: {given[0]} brings its own")
         if self.scheme != "http" and given[0] in ("file", "env"):
             raise refuse(f"scheme goes with dns and srv: {given[0]} holds URLs")
+        if self.nameservers and given[0] in ("file", "env"):
+            raise refuse("nameservers go with dns and srv")
         for key in ("dns", "srv"):
             _check_name(key, getattr(self, key))
         if self.env is not None and not _VARIABLE.fullmatch(self.env):

@@ -62,9 +62,10 @@ def compile_rewrite(
 def _has_base(answer: object, upstreams: Mapping[str, effective.Upstream]) -> bool:
     """Whether some target of the route has a path in its URL."""
     names = {branch.upstream for branch in getattr(answer, "branches", ())}
-    urls = [
-        one.url for name in names & upstreams.keys() for one in upstreams[name].settings.targets
-    ]
+    every = [upstreams[name].settings for name in names & upstreams.keys()]
+    if any(one.discover is not None and (one.discover.file or one.discover.env) for one in every):
+        return True  # a list that is read later may hold any URL
+    urls = [target.url for one in every for target in one.targets]
     return any("/" in url.partition("://")[2].rstrip("/") for url in urls)
 
 

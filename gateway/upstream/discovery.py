@@ -13,7 +13,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from gateway.tasks import spawn
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from gateway.clock import Clock
+    from gateway.config import model
     from gateway.observe.events import Events
 
 log = logging.getLogger("gateway.upstream")
@@ -102,14 +103,30 @@ class Change:
 
 
 class Retargeted(Protocol):
-    """What a discovery does to its upstream."""
+    """What a discovery knows of its upstream."""
 
     name: str
 
-    def retarget(self, wanted: Sequence[Found]) -> Change:
+    @property
+    def targets(self) -> Sequence[Known]: ...
+
+    def retarget(self, wanted: Sequence[Found]) -> None:
         """From now on these are the targets. Those that stay keep connections, health and counters;
         those that go finish what they have begun.
         """
+
+
+class Known(Protocol):
+    """A target of the upstream, as far as a change is told."""
+
+    url: str
+    name: str
+    weight: int
+    labels: Mapping[str, str]
+    backup: bool
+
+
+_Traits: TypeAlias = "tuple[int, Mapping[str, str], bool]"
 
 
 class Discovery:
@@ -168,23 +185,25 @@ class Discovery:
         """Look once and take what is found. Returns the seconds until the next look."""
         try:
             answer = await self._source.look()
+            if answer is None:
+                return self._source.interval
+            self._take(answer)
         except NotFound as error:
             return self._failed(str(error))
         except Exception as error:  # a fault of ours or a library's must not end the looking
             log.exception("discovery_crashed", extra={"upstream": self._upstream.name})
             return self._failed(f"{type(error).__name__}: {error}")
-        if answer is None:
-            return self._source.interval
         self._failures = 0
-        self._take(answer)
         # Only ever sooner: what was found may not be kept for longer than it says.
         return answer.again * (0.9 + 0.1 * self._random())
 
     def _take(self, answer: Answer) -> None:
         found, problem = _bounded(answer)
         if found != self.found:
+            before = _told(self._upstream.targets)
+            self._upstream.retarget(found)
             self.found = found
-            change = self._upstream.retarget(found)
+            change = _difference(before, _told(self._upstream.targets))
             if change:
                 self._record("targets_changed", f"{change}, {len(found)} in all")
         if problem is not None:
@@ -194,8 +213,8 @@ class Discovery:
             self._record("discovery_recovered", f"{self.what}: {_targets(len(found))}")
 
     def _failed(self, why: str) -> float:
-        kept = len(self.found)
-        does = f"the {_targets(kept)} found before stay" if kept else "no targets yet"
+        kept = len(self._upstream.targets)
+        does = f"keeping {_targets(kept)}" if kept else "no targets yet"
         self._complain(f"{why}; {does}")
         wait = min(self._source.interval, SHORTEST * 2.0 ** min(self._failures, 30))
         self._failures += 1
@@ -214,6 +233,19 @@ class Discovery:
         self._events.record(kind, upstream=self._upstream.name, why=why)
 
 
+def _told(targets: Sequence[Known]) -> dict[str, _Traits]:
+    """What is told of each target when it changes, by its name."""
+    return {one.name: (one.weight, one.labels, one.backup) for one in targets}
+
+
+def _difference(before: dict[str, _Traits], after: dict[str, _Traits]) -> Change:
+    return Change(
+        added=tuple(name for name in after if name not in before),
+        gone=tuple(name for name in before if name not in after),
+        changed=tuple(name for name in after if before.get(name, after[name]) != after[name]),
+    )
+
+
 def _bounded(answer: Answer) -> tuple[tuple[Found, ...], str | None]:
     """The targets, each once and in an order of their own, and what is wrong with the answer."""
     single = {one.url: one for one in reversed(answer.targets)}
@@ -226,3 +258,16 @@ def _bounded(answer: Answer) -> tuple[tuple[Found, ...], str | None]:
 
 def _targets(number: int) -> str:
     return "1 target" if number == 1 else f"{number} targets"
+
+
+def source(settings: model.Discover, clock: Clock) -> Source:
+    """Where `discover:` says that targets are."""
+    from gateway.upstream import lists  # noqa: PLC0415 - it is built on this file
+
+    if settings.file is not None:
+        return lists.File(settings.file, settings.refresh, clock)
+    if settings.env is not None:
+        return lists.Environment(settings.env, settings.refresh)
+    from gateway.upstream.names import Names  # noqa: PLC0415 - dnspython takes 50 ms to import
+
+    return Names(settings, settings.refresh, clock)

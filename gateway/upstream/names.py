@@ -24,6 +24,7 @@ import dns.nameserver
 import dns.rcode
 import dns.resolver
 
+from gateway.config.upstreams import split_name_server
 from gateway.upstream.discovery import MOST, SHORTEST, Answer, Found, NotFound
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ class Names:
     async def _hosts(self, resolver: dns.asyncresolver.Resolver) -> Answer:
         settings = self._settings
         host = await self._host(resolver, self._name)
-        port = settings.port or (443 if settings.scheme == "https" else 80)
+        port = settings.port
+        assert port is not None
         name = self._name.rstrip(".")
         found = tuple(self._found(address, port, name) for address in host.every(port))
         if not found or host.problem is not None:
@@ -197,7 +199,7 @@ class Names:
             url=f"{scheme}://{host}:{port}",
             weight=weight,
             backup=backup,
-            server_name=name,
+            server_name=name if scheme == "https" else None,
             authority=name if usual else f"{name}:{port}",
         )
 
@@ -209,7 +211,9 @@ class Names:
         named = self._settings.nameservers
         resolver = dns.asyncresolver.Resolver(configure=not named)
         if named:
-            resolver.nameservers = [_server(one) for one in named]
+            resolver.nameservers = [
+                dns.nameserver.Do53Nameserver(*split_name_server(one)) for one in named
+            ]
         resolver.use_search_by_default = not named
         resolver.timeout = PER_SERVER
         # The Clock ends a look; dnspython's own limit may not be shorter.
@@ -232,15 +236,6 @@ class Names:
 
 async def _query(resolver: dns.asyncresolver.Resolver, name: str, kind: str) -> Any:
     return await resolver.resolve(name, kind, raise_on_no_answer=False)
-
-
-def _server(written: str) -> dns.nameserver.Nameserver:
-    """`10.0.0.2`, `10.0.0.2:8600`, `::1` or `[::1]:5353`."""
-    host, port = written, 53
-    if written.startswith("[") or written.count(":") == 1:
-        host, _, number = written.rpartition(":")
-        host, port = host.strip("[]"), int(number)
-    return dns.nameserver.Do53Nameserver(host, port)
 
 
 def _text(name: dns.name.Name) -> str:
@@ -283,7 +278,9 @@ def _words(error: BaseException) -> str:
 
 def _of_servers(error: dns.resolver.NoNameservers) -> str:
     said = (
-        f"{server} {what if isinstance(what, str) else _words(what)}"
-        for server, _, _, what, _ in error.kwargs.get("errors", ())
+        f"{server.removeprefix('Do53:').partition('@')[0]}"
+        f"{'' if port == 53 else f' port {port}'}: "
+        f"{what if isinstance(what, str) else _words(what)}"
+        for server, _, port, what, _ in error.kwargs.get("errors", ())
     )
     return ", ".join(dict.fromkeys(said)) or "there is none"

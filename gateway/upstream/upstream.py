@@ -12,8 +12,13 @@ import math
 from typing import TYPE_CHECKING, Literal, cast
 from weakref import WeakValueDictionary
 
+from gateway.upstream import discovery
 from gateway.upstream.balance import PeakEwma
+<<<<<<< HEAD
 from gateway.upstream.concurrency import Concurrency
+=======
+from gateway.upstream.discovery import Discovery, Found
+>>>>>>> 199df93 (Finding targets: discover by DNS, SRV, file and environment is open; found targets keep connections and state, those that go finish their requests)
 from gateway.upstream.group import Group, balancer
 from gateway.upstream.idle import Connections
 from gateway.upstream.liveness import Liveness
@@ -56,7 +61,12 @@ class Upstream:
         self.breaker: Breaker | None = None
         """The circuit of the whole upstream; None: it has none."""
         self.liveness = Liveness(self, meter)
+<<<<<<< HEAD
         self.concurrency: Concurrency[Target] = Concurrency(clock, self._admits)
+=======
+        self.discovery: Discovery | None = None
+        """What finds the targets; None: they are written."""
+>>>>>>> 199df93 (Finding targets: discover by DNS, SRV, file and environment is open; found targets keep connections and state, those that go finish their requests)
         self.settings: model.Upstream
         self.host = "pass"
         """pass, target, or a fixed name; `fixed_host` is that name, or None."""
@@ -70,6 +80,7 @@ class Upstream:
         """Kept by the branches that draw from them."""
         self._balance = ""
         self._speed: PeakEwma[Target] = PeakEwma(now=clock.now)
+        self._found_by: model.Discover | None = None
         self._wanted: Sequence[Wanted] = ()
         self._ramp: Timer | None = None
         self._pool: Pool | None = None
@@ -85,7 +96,7 @@ class Upstream:
 
         Raises OSError, ssl.SSLError for certificates that can not be read.
         """
-        encrypted = any(target.url.startswith("https:") for target in settings.targets)
+        encrypted = _encrypted(settings)
         if (
             self._pool is None
             or self._pool.tls != settings.tls
@@ -123,7 +134,8 @@ class Upstream:
         self._balance = settings.balance
         for group in self._groups():
             self._equip(group, anew=anew)
-        # Discovered targets stay until the discovery says otherwise.
+        self._look_at(settings.discover)
+        # Targets stay until a discovery says otherwise, those of another discovery too.
         self.retarget(settings.targets if settings.discover is None else self._wanted)
 
     def retarget(self, wanted: Sequence[Wanted]) -> None:
@@ -131,16 +143,22 @@ class Upstream:
         what they have begun.
         """
         settings = self.settings
-        known = {target.url: target for target in self.targets if not target.connections.closed}
+        known = {
+            (target.url, target.endpoint.server_hostname): target
+            for target in self.targets
+            if not target.connections.closed
+        }
         targets = []
         for one in wanted:
-            target = known.pop(one.url, None)
+            target = known.pop((one.url, self._server_name(one)), None)
             if target is None:
-                target = self._make(one.url)
+                target = self._make(one)
                 target.serving = not self.targets  # slow start is for those that come later
             target.weight = one.weight
             target.labels = one.labels
             target.backup = one.backup
+            if isinstance(one, Found) and one.authority is not None:
+                target.authority = one.authority.encode("ascii")
             target.speed = self._speed if settings.balance == "ewma" else None
             connections = target.connections
             connections.limit = math.inf if settings.pool.max is None else settings.pool.max
@@ -166,6 +184,21 @@ class Upstream:
     def start(self) -> None:
         """Begin what goes on without requests, such as health checks. Idempotent; needs the running loop."""
         self.liveness.start()
+        if self.discovery is not None:
+            self.discovery.start()
+
+    def _look_at(self, settings: model.Discover | None) -> None:
+        """Find targets where `settings` says, from `start` on; a discovery that looks there already goes on."""
+        if self.discovery is not None:
+            # A variable is read once for each configuration.
+            if self._found_by == settings and (settings is None or settings.env is None):
+                return
+            self.discovery.stop()
+            self.discovery = None
+        self._found_by = settings
+        if settings is not None:
+            looked_at = discovery.source(settings, self.clock)
+            self.discovery = Discovery(self, looked_at, self.clock, self.meter.events)
 
     def refresh(self) -> None:
         """Find out anew from whom `pick` draws. To be called after any change of a target's state, weight or labels."""
@@ -260,6 +293,8 @@ class Upstream:
     async def aclose(self) -> None:
         """End every connection at rest now, every other when its request ends; close the session."""
         self.close()
+        if self.discovery is not None:
+            await self.discovery.aclose()
         await self.liveness.aclose()
         if self.meter.source is self:
             self.meter.source = None
@@ -276,14 +311,27 @@ class Upstream:
         for target in self.targets:
             target.connections.close()
 
-    def _make(self, url: str) -> Target:
+    def _server_name(self, one: Wanted) -> str | None:
+        """What is asked for and checked in TLS, if it is not the host of the URL."""
+        written = self.settings.tls.server_name
+        return one.server_name if written is None and isinstance(one, Found) else written
+
+    def _make(self, one: Wanted) -> Target:
         assert self._pool is not None
         pool = self._pool
-        target = Target(url, pool.context, pool.tls.server_name, self.clock)
+        target = Target(one.url, pool.context, self._server_name(one), self.clock)
         dialer = Dialer(functools.partial(pool.session, target.unix), target.endpoint, self.clock)
         target.connections = Connections(dialer, self.clock, self.meter)
         target.last_byte = self.meter.last_byte
         return target
+
+
+def _encrypted(settings: model.Upstream) -> bool:
+    """Whether some target is, or may be found to be, spoken to over TLS."""
+    found = settings.discover
+    if found is not None and (found.scheme == "https" or found.file or found.env):
+        return True
+    return any(target.url.startswith("https:") for target in settings.targets)
 
 
 def _frozen(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:

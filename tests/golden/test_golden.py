@@ -50,6 +50,7 @@ def test_what_comes_of_a_file_is_what_is_beside_it(
     monkeypatch.chdir("/")
     if name.startswith("open-"):
         open_all(monkeypatch)
+    monkeypatch.setenv("TARGETS", "http://a:8000")
     kind, text = outcome(name)
     text = text.replace(f"{str(FOLDER).lstrip('/')}/", "")
     expected = FOLDER / f"{name}.{kind}"

@@ -90,7 +90,12 @@ class Origin:
     """A listening upstream."""
 
     def __init__(
-        self, script: bytes | Sequence[bytes] | Script = OK, *, unix: str | None = None
+        self,
+        script: bytes | Sequence[bytes] | Script = OK,
+        *,
+        unix: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
         self.script = script
         self.connections: list[Peer] = []
@@ -99,7 +104,8 @@ class Origin:
         self.failures: list[BaseException] = []
         self.seen = asyncio.Event()
         """Set whenever a head arrives; a test clears it."""
-        self.port = 0
+        self.host = host
+        self.port = port
         self.unix = unix
         self._listening: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,7 +115,7 @@ class Origin:
     @property
     def address(self) -> str:
         """host:port, as metrics name the target."""
-        return f"unix:{self.unix}" if self.unix else f"127.0.0.1:{self.port}"
+        return f"unix:{self.unix}" if self.unix else f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -122,9 +128,10 @@ class Origin:
             listening = socket.socket(socket.AF_UNIX)
             listening.bind(self.unix)
         else:
-            listening = socket.socket()
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            listening = socket.socket(family)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(("127.0.0.1", self.port))
+            listening.bind((self.host.strip("[]"), self.port))
             self.port = listening.getsockname()[1]
         listening.listen(1024)
         listening.setblocking(False)

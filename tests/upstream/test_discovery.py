@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -40,6 +41,20 @@ class Script:
         return step
 
 
+@dataclass
+class Target:
+    """A target as the upstream knows it."""
+
+    found: Found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.found, name)
+
+    @property
+    def name(self) -> str:
+        return self.found.url.removeprefix("http://")
+
+
 class Upstream:
     """Notes what it is told."""
 
@@ -47,12 +62,11 @@ class Upstream:
 
     def __init__(self) -> None:
         self.told: list[tuple[Found, ...]] = []
+        self.targets: list[Target] = []
 
-    def retarget(self, wanted: Sequence[Found]) -> Change:
-        before = {one.url for one in self.told[-1]} if self.told else set()
-        now = {one.url for one in wanted}
+    def retarget(self, wanted: Sequence[Found]) -> None:
         self.told.append(tuple(wanted))
-        return Change(tuple(sorted(now - before)), tuple(sorted(before - now)))
+        self.targets = [Target(one) for one in wanted]
 
 
 class World:
@@ -98,8 +112,23 @@ async def test_what_is_found_becomes_the_targets_and_is_said(world: World) -> No
     assert world.upstream.told == [(A, B)]
     (event,) = world.events.select()
     assert (event.kind, event.upstream) == ("targets_changed", "users")
-    assert event.why.startswith("+2 -0, new: ")
-    assert event.why.endswith(", 2 in all")
+    assert event.why == "+2 -0, new: 10.0.0.1:80 10.0.0.2:80, 2 in all"
+
+
+async def test_what_comes_goes_and_changes_is_said_by_name(world: World) -> None:
+    discovery = world.of(answer(A, B), answer(replace(B, weight=3), C))
+    await discovery.look()
+    await discovery.look()
+    assert world.said[-1] == (
+        "targets_changed",
+        "+1 -1, new: 10.0.0.3:80, gone: 10.0.0.1:80, changed: 10.0.0.2:80, 2 in all",
+    )
+
+
+async def test_targets_that_were_there_before_the_first_look_count(world: World) -> None:
+    world.upstream.retarget([A])
+    await world.of(answer(A)).look()
+    assert world.said == [], "after a reload nothing has changed"
 
 
 async def test_another_order_of_the_same_answer_changes_nothing(world: World) -> None:
@@ -116,7 +145,7 @@ async def test_a_failure_keeps_the_last_good_answer_and_is_said_once(world: Worl
     await discovery.look()
     await discovery.look()
     assert world.upstream.told == [(A, B)]
-    assert discovery.problem == "SERVFAIL; the 2 targets found before stay"
+    assert discovery.problem == "SERVFAIL; keeping 2 targets"
     await discovery.look()
     assert discovery.problem is None
     assert [kind for kind, _ in world.said] == [
@@ -124,7 +153,7 @@ async def test_a_failure_keeps_the_last_good_answer_and_is_said_once(world: Worl
         "discovery_failed",
         "discovery_recovered",
     ]
-    assert world.said[1][1] == "dns users.test: SERVFAIL; the 2 targets found before stay"
+    assert world.said[1][1] == "dns users.test: SERVFAIL; keeping 2 targets"
 
 
 async def test_another_failure_is_said_with_its_own_words(world: World) -> None:
@@ -189,6 +218,25 @@ async def test_a_fault_in_a_source_is_a_failure_and_not_the_end(
     assert caplog.records[0].exc_info
     await discovery.look()
     assert world.upstream.told == [(A,)]
+
+
+async def test_targets_that_can_not_be_taken_are_taken_at_the_next_look(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("full")
+
+    discovery = world.of(answer(A))
+    monkeypatch.setattr(world.upstream, "retarget", fail)
+    assert await discovery.look() == 1.0
+    monkeypatch.undo()
+    await discovery.look()
+    assert world.upstream.told == [(A,)]
+    assert [kind for kind, _ in world.said] == [
+        "discovery_failed",
+        "targets_changed",
+        "discovery_recovered",
+    ]
 
 
 async def test_it_looks_at_once_and_then_whenever_it_is_time(world: World) -> None:
