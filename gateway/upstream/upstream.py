@@ -14,11 +14,8 @@ from weakref import WeakValueDictionary
 
 from gateway.upstream import discovery
 from gateway.upstream.balance import PeakEwma
-<<<<<<< HEAD
 from gateway.upstream.concurrency import Concurrency
-=======
 from gateway.upstream.discovery import Discovery, Found
->>>>>>> 199df93 (Finding targets: discover by DNS, SRV, file and environment is open; found targets keep connections and state, those that go finish their requests)
 from gateway.upstream.group import Group, balancer
 from gateway.upstream.idle import Connections
 from gateway.upstream.liveness import Liveness
@@ -61,12 +58,9 @@ class Upstream:
         self.breaker: Breaker | None = None
         """The circuit of the whole upstream; None: it has none."""
         self.liveness = Liveness(self, meter)
-<<<<<<< HEAD
         self.concurrency: Concurrency[Target] = Concurrency(clock, self._admits)
-=======
         self.discovery: Discovery | None = None
         """What finds the targets; None: they are written."""
->>>>>>> 199df93 (Finding targets: discover by DNS, SRV, file and environment is open; found targets keep connections and state, those that go finish their requests)
         self.settings: model.Upstream
         self.host = "pass"
         """pass, target, or a fixed name; `fixed_host` is that name, or None."""
