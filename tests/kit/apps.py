@@ -6,7 +6,7 @@ is imported. `python -m tests.kit.apps HOST PORT` runs the server that misbehave
 standard input, one a line, see `Raw.obey`.
 
 Paths: `/ready` answers at once and is not written down; `/wait/MS` answers after so many
-milliseconds; any other answers at once.
+milliseconds; `/large/BYTES`, of the WSGI application only, has a body of that size; any other answers at once.
 """
 
 from __future__ import annotations
@@ -95,8 +95,10 @@ def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterabl
     environ["wsgi.input"].read()
     if pause := _pause(path):
         time.sleep(pause)
-    start_response("200 OK", [("Content-Length", "2"), ("X-Origin", NAME)])
-    return [b"ok"]
+    _, found, size = path.partition("/large/")
+    body = b"x" * int(size) if found else b"ok"
+    start_response("200 OK", [("Content-Length", str(len(body))), ("X-Origin", NAME)])
+    return [body]
 
 
 # ── the one that misbehaves ──
