@@ -56,19 +56,18 @@ async def asgi(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
-    """Answer `ok`, with the name of this upstream."""
+    """Answer `ok`, with the name of this upstream and the number of the request."""
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
         return
-    path = scope["path"]
+    path, number = scope["path"], dict(scope["headers"]).get(b"x-drill", b"-")
     if path != READY:
-        headers = dict(scope["headers"])
-        journal.note("request", headers.get(b"x-drill", b"-").decode(), scope["method"], path)
+        journal.note("request", number.decode(), scope["method"], path)
     while (await receive()).get("more_body"):
         pass
     if pause := _pause(path):
         await asyncio.sleep(pause)
-    fields = [(b"content-length", b"2"), (b"x-origin", NAME.encode())]
+    fields = [(b"content-length", b"2"), (b"x-origin", NAME.encode()), (b"x-drill", number)]
     await send({"type": "http.response.start", "status": 200, "headers": fields})
     await send({"type": "http.response.body", "body": b"ok"})
 
@@ -88,16 +87,17 @@ async def _lifespan(
 
 
 def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Answer `ok`, with the name of this upstream."""
-    path = environ["PATH_INFO"]
+    """Answer `ok`, with the name of this upstream and the number of the request."""
+    path, number = environ["PATH_INFO"], environ.get("HTTP_X_DRILL", "-")
     if path != READY:
-        journal.note("request", environ.get("HTTP_X_DRILL", "-"), environ["REQUEST_METHOD"], path)
+        journal.note("request", number, environ["REQUEST_METHOD"], path)
     environ["wsgi.input"].read()
     if pause := _pause(path):
         time.sleep(pause)
     _, found, size = path.partition("/large/")
     body = b"x" * int(size) if found else b"ok"
-    start_response("200 OK", [("Content-Length", str(len(body))), ("X-Origin", NAME)])
+    fields = [("Content-Length", str(len(body))), ("X-Origin", NAME), ("X-Drill", number)]
+    start_response("200 OK", fields)
     return [body]
 
 
@@ -137,10 +137,10 @@ class Raw:
             if self.manner[0] == "slam":
                 _reset(writer)
                 return
-            while await self._request(reader):
+            while number := await self._request(reader):
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                await self._answer(writer)
+                await self._answer(writer, number)
         except (asyncio.IncompleteReadError, ConnectionError):
             journal.note("lost")  # the other side has gone
         finally:
@@ -148,31 +148,38 @@ class Raw:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    async def _request(self, reader: asyncio.StreamReader) -> bool:
+    async def _request(self, reader: asyncio.StreamReader) -> str:
+        """The number of the next request; empty at the end of the connection."""
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         except asyncio.IncompleteReadError as error:
             if error.partial:
                 raise
-            return False
+            return ""
         line, *lines = head.split("\r\n")
         fields = {
             name.lower(): value.strip() for name, _, value in (f.partition(":") for f in lines)
         }
         method, path, _ = line.split(" ")
+        number = fields.get("x-drill", "-")
         if path != READY:
-            journal.note("request", fields.get("x-drill", "-"), method, path)
+            journal.note("request", number, method, path)
         await reader.readexactly(int(fields.get("content-length", "0")))
-        return True
+        return number
 
-    async def _answer(self, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, writer: asyncio.StreamWriter, number: str) -> None:
         word, *rest = self.manner
         if word == "truncate":
             await self._truncate(writer, rest[0])
         size = int(rest[0]) if word in ("trickle", "stall", "large") else 2
         writer.write(
-            b"HTTP/1.1 %b\r\nX-Origin: %b\r\nContent-Length: %d\r\n\r\n"
-            % (self.status, NAME.encode(), size * 2 if word == "stall" else size)
+            b"HTTP/1.1 %b\r\nX-Origin: %b\r\nX-Drill: %b\r\nContent-Length: %d\r\n\r\n"
+            % (
+                self.status,
+                NAME.encode(),
+                number.encode(),
+                size * 2 if word == "stall" else size,
+            )
         )
         if word == "ok":
             writer.write(b"ok")

@@ -65,7 +65,7 @@ class Outcome:
     took: float
     word: str
     """The status, with the gateway's own reason behind it if there is one; `cut`: the answer began
-    and did not end; `refused`, `closed`: there was none; `late`."""
+    and did not end; `refused`, `closed`: there was none; `late`; `crossed`: it was another request's."""
     origin: str
     """Which upstream answered."""
 
@@ -177,7 +177,10 @@ class Load:
             except (asyncio.IncompleteReadError, ConnectionError):
                 return "cut", fields.get("x-origin", "")
             whole = fields.get("connection", "") != "close"
-            return _word(start, fields), fields.get("x-origin", "")
+            origin = fields.get("x-origin", "")
+            if origin and fields.get("x-drill") != number:
+                return "crossed", origin
+            return _word(start, fields), origin
         finally:
             if whole:
                 self._resting.append((reader, writer))
