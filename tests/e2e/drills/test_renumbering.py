@@ -22,7 +22,7 @@ NAME = ("app.drill", "A")
 async def test_addresses_that_change_are_followed_and_the_last_good_ones_are_kept(
     fleet: Fleet,
 ) -> None:
-    """With `refresh: 1s` old addresses are left for new ones within 2 s, without DNS nothing changes, and no request fails."""
+    """With `refresh: 1s` old addresses are left for new ones within 2 s, no answer changes nothing, and no request fails."""
     hosts = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
     origins = await fleet.origins("uvicorn", "uvicorn", "uvicorn", hosts=hosts)
     old, both, new = origins
