@@ -260,6 +260,12 @@ def _targets(number: int) -> str:
     return "1 target" if number == 1 else f"{number} targets"
 
 
+def prepare(settings: model.Discover) -> None:
+    """Import what `source` will need: what can fail belongs before new settings are in force."""
+    if settings.dns is not None or settings.srv is not None:
+        import gateway.upstream.names  # noqa: F401, PLC0415 - dnspython takes 50 ms to import
+
+
 def source(settings: model.Discover, clock: Clock) -> Source:
     """Where `discover:` says that targets are."""
     from gateway.upstream import lists  # noqa: PLC0415 - it is built on this file
@@ -268,6 +274,6 @@ def source(settings: model.Discover, clock: Clock) -> Source:
         return lists.File(settings.file, settings.refresh, clock)
     if settings.env is not None:
         return lists.Environment(settings.env, settings.refresh)
-    from gateway.upstream.names import Names  # noqa: PLC0415 - dnspython takes 50 ms to import
+    from gateway.upstream.names import Names  # noqa: PLC0415 - as above
 
     return Names(settings, settings.refresh, clock)

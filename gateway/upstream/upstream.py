@@ -90,6 +90,8 @@ class Upstream:
 
         Raises OSError, ssl.SSLError for certificates that can not be read.
         """
+        if settings.discover is not None:
+            discovery.prepare(settings.discover)
         encrypted = _encrypted(settings)
         if (
             self._pool is None

@@ -80,6 +80,14 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def passing(running: Running, condition: Callable[[], object]) -> None:
+    """Let time pass until something holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            running.clock.advance(0.5)
+            await asyncio.sleep(0.01)
+
+
 async def found(running: Running, times: int = 1) -> None:
     """Wait until targets have changed so often."""
     await until(lambda: len(events(running, "targets_changed")) == times)
@@ -278,6 +286,36 @@ async def test_a_service_that_moves_to_another_port_is_followed(
     assert await bodies(client, 2) == {b"new"}
 
 
+async def test_a_higher_priority_is_a_backup_that_serves_when_the_first_is_down(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, server: NameServer
+) -> None:
+    first, second = await origin(reply(b"first")), await origin(reply(b"second"))
+    offered(server, (10, 1, first), (20, 99, second))
+    health = {"tcp": True, "interval": "1s", "fall": 1}
+    running = await gateway(by_service(server, health=health))
+    await found(running)
+    client = await raw(running)
+    assert await bodies(client, 10) == {b"first"}
+    await first.refuse()
+    await passing(running, lambda: events(running, "target_down"))
+    assert await bodies(client, 10) == {b"second"}
+
+
+async def test_a_target_that_is_found_is_checked(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, server: NameServer
+) -> None:
+    well, ill = await origin(), await origin(reply(b"", status=b"503 Service Unavailable"))
+    offered(server, (10, 1, well))
+    health = {"path": "/healthz", "interval": "1s", "fall": 1}
+    running = await gateway(by_service(server, health=health))
+    await found(running)
+    offered(server, (10, 1, well), (10, 1, ill))
+    await looked(running, server)
+    await until(lambda: ill.requests and events(running, "target_down"))
+    assert ill.requests[0].target == b"/healthz"
+    assert await bodies(await raw(running), 10) == {b"ok"}
+
+
 # ── TLS ──
 
 
@@ -359,21 +397,15 @@ async def test_a_file_that_is_rewritten_changes_targets_and_one_that_is_broken_d
     client = await raw(running)
     assert await bodies(client, 2) == {b"old"}
 
-    async def pass_time(condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while not condition():
-                running.clock.advance(0.5)
-                await asyncio.sleep(0.01)
-
     path.write_text(f'["{new.url}"')
-    await pass_time(lambda: events(running, "discovery_failed"))
+    await passing(running, lambda: events(running, "discovery_failed"))
     assert "targets.json:2:1: a list or mapping in brackets is not closed" in events(running)[-1]
     assert await bodies(client, 2) == {b"old"}
     path.write_text("[]")
-    await pass_time(lambda: len(events(running, "discovery_failed")) == 2)
+    await passing(running, lambda: len(events(running, "discovery_failed")) == 2)
     assert await bodies(client, 2) == {b"old"}
     path.write_text(f'[{{"url": "{new.url}", "weight": 2}}]')
-    await pass_time(lambda: events(running, "discovery_recovered"))
+    await passing(running, lambda: events(running, "discovery_recovered"))
     assert await bodies(client, 2) == {b"new"}
     assert len(old.connections) == 1
 

@@ -10,6 +10,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
+import dns.asyncresolver  # the gateway's, when it is first wanted; here no guard watches the loop
 import dns.flags
 import dns.message
 import dns.name
