@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from gateway.clock import Watched
     from gateway.errors import GatewayError
     from gateway.incoming import Incoming, Sent
-    from gateway.middleware.mirror import Tap
     from gateway.middleware.tap import Tap
     from gateway.relay import Upload
     from gateway.snapshot import Route, Snapshot
