@@ -17,6 +17,7 @@ import math
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
@@ -119,21 +120,34 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        before, between = self._request_count, self._body.is_eof()  # the bytes may be its last
-        # aiohttp's task sleeps on: most requests are answered without it.
-        waiter, self._waiter = self._waiter, None
-        try:
+        if self._force_close or self._close:
+            return
+        parser = self._parser
+        if self._upgraded or parser is None:
             super().data_received(data)
-        finally:
-            self._waiter = waiter
-        fresh = self._request_count - before
+            return
+        between = self._body.is_eof()  # the bytes may be its last
+        try:
+            messages, upgraded, behind = parser.feed_data(data)
+        except HttpProcessingError as error:
+            broken = _ErrInfo(status=400, exc=error, message=error.message)
+            messages, upgraded, behind = [(broken, EMPTY_PAYLOAD)], False, b""
+        if messages:
+            self._request_count += len(messages)
+            self._messages.extend(messages)
+            if len(self._messages) >= self._max_msg_queue_size and not self._buffer_paused:
+                self._pause_reading_for_buffer()
+        if upgraded:
+            self._upgraded = True
+            self._message_tail = behind
         if self._chunked_tail is not None:
-            self._follow_chunks(self._chunked_tail + data, alone=not fresh)
-        if fresh:
-            self._heads_complete(data, fresh)
-        elif data and between and not self._upgraded:
+            self._follow_chunks(self._chunked_tail + data, alone=not messages)
+        if messages:
+            self._heads_complete(data, len(messages))
+        elif between and data and not upgraded:
             self._head_grows(data)
-        if waiter is not None and self._messages and not self._beginning:
+        # aiohttp's task sleeps on where it can: most requests are answered without it.
+        if self._waiter is not None and self._messages and not self._beginning:
             self._proceed()
 
     # ── answers without a task ──

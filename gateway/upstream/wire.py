@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import http_exceptions
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.helpers import TimerNoop
+from aiohttp.helpers import EMPTY_BODY_STATUS_CODES, TimerNoop, set_result
 from aiohttp.streams import EMPTY_PAYLOAD
 from yarl import URL
 
@@ -62,6 +62,8 @@ class Wire(ResponseHandler):
         """In the idle list: any byte that arrives now belongs to nobody."""
         self._head_room = 0
         """Bytes that may still come before the head that is waited for is complete; 0: none is waited for."""
+        self._parser_is_clean = False
+        """The parser has read a whole response without trailers, so it may read another."""
         self._taken_over = False
         self._first = b""
         """The first bytes of a response, while the parser looks at them."""
@@ -94,6 +96,9 @@ class Wire(ResponseHandler):
         self.received = False
         self._head_room = HEAD_MOST
         self.tail = b"" if trailers else None
+        if self._parser_is_clean and not head_only:
+            return
+        self._parser_is_clean = False
         self.set_response_params(
             timer=_TIMER,
             skip_payload=head_only,
@@ -181,12 +186,48 @@ class Wire(ResponseHandler):
             self._first = data
         if self.tail is not None:
             self.tail = (self.tail + data)[-TRAILER_TAIL:]
-        super().data_received(data)
+        if self._parser is None or self._upgraded:
+            super().data_received(data)
+            self._first = b""
+            return
+        try:
+            messages, self._upgraded, behind = self._parser.feed_data(data)
+        except Exception as error:  # noqa: BLE001 - aiohttp's parser raises what it likes
+            self._garbled(error)
+            return
+        for message, payload in messages:
+            self._deliver(message, payload)
+        if self._upgraded and behind:
+            super().data_received(behind)
         self._first = b""
         if self._head_room:
             self._head_grows(len(data))
         if self.on_answer is not None and self._buffer:
             self._tell()
+
+    def _deliver(self, message: RawResponseMessage, payload: StreamReader) -> None:
+        """As aiohttp's data_received does, less its timers."""
+        if message.should_close:
+            self._should_close = True
+        self._payload = payload
+        bodiless = self._skip_payload or message.code in EMPTY_BODY_STATUS_CODES
+        self._parser_is_clean = not (message.chunked or bodiless)
+        self._buffer.append(((message, EMPTY_PAYLOAD if bodiless else payload), 0))
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            set_result(waiter, None)
+
+    def _garbled(self, error: Exception) -> None:
+        """What came is no response."""
+        if self.transport is not None:
+            self.transport.close()
+        told = http_exceptions.HttpProcessingError()
+        if isinstance(error, http_exceptions.HttpProcessingError):
+            told = http_exceptions.HttpProcessingError(
+                code=error.code, message=error.message, headers=error.headers
+            )
+        self.set_exception(told, error)
 
     def _tell(self) -> None:
         told, self.on_answer = self.on_answer, None
@@ -210,6 +251,7 @@ class Wire(ResponseHandler):
         head, ended, rest = data.partition(b"\r\n\r\n")
         if not ended:
             return False
+        self._parser_is_clean = False
         self.prepare(head_only=self._skip_payload, trailers=False)
         self.received = True
         try:
