@@ -146,8 +146,8 @@ class Attempt:
         if not headers.clean(phrase, 0):
             raise errors.UpstreamBadResponse("the reason phrase has a control byte")
         bodiless = exchange.method == "HEAD" or status == 304
-        head = ResponseHead(message, self._table, bodiless=bodiless)
-        lines = head.lines
+        head = self._head(wire, message, bodiless=bodiless)
+        lines = [*head.lines]
         if not head.dated:
             lines.append(self._clock.date_line)
         empty = bodiless or status == 204
@@ -164,6 +164,20 @@ class Attempt:
         if self._response_edits is not None:
             self._response_edits.add(exchange, reply)
         return reply
+
+    def _head(self, wire: Wire, message: RawResponseMessage, *, bodiless: bool) -> ResponseHead:
+        """The head's fields, taken apart: as the last ones of this connection, if they are the same."""
+        known = wire.last_head
+        if (
+            known is not None
+            and not bodiless
+            and known.raw_headers == message.raw_headers
+            and known.table is self._table
+        ):
+            return known
+        head = ResponseHead(message, self._table, bodiless=bodiless)
+        wire.last_head = None if bodiless else head
+        return head
 
     def _switched(self, exchange: Exchange, wire: Wire, message: RawResponseMessage) -> Reply:
         if not exchange.upgrade:

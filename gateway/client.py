@@ -196,8 +196,8 @@ class Clients:
     def identify(self, exchange: Exchange) -> None:
         """Fill in who asks, from `peer`, `scheme`, `authority` and the headers of a trusted peer.
 
-        Sets client_ip, peer_trusted, host, request_id, trace_id and, for a trusted peer, scheme and
-        authority. Raises errors.LoopDetected.
+        Sets client_ip, peer_trusted, host and, for a trusted peer, scheme and authority; request_id
+        and trace_id as far as they are given. Raises errors.LoopDetected.
         """
         headers = exchange.headers
         known = self._peers.get(exchange.peer)
@@ -214,12 +214,14 @@ class Clients:
         trace = headers.get(TRACEPARENT)
         if trace is not None:
             exchange.trace_id = trace_of(trace)
-        given = ""
         if self._id_trust == "all" or (known[1] and self._id_trust == "trusted_proxies"):
             given = headers.get(self._id_header, "")
-        if given and _REQUEST_ID.fullmatch(given):
-            exchange.request_id = given
-        else:
+            if given and _REQUEST_ID.fullmatch(given):
+                exchange.request_id = given
+
+    def number(self, exchange: Exchange) -> None:
+        """Give it the request id, and the trace, that nobody has given it."""
+        if not exchange.request_id:
             # Not a secret: it must only differ from others, and uuid4 costs eight times as much.
             exchange.request_id = "%032x" % random.getrandbits(128)  # noqa: UP031
         if self._creates_trace and not exchange.trace_id:
@@ -316,15 +318,23 @@ class Clients:
         `prefix`: what was stripped from the path, such as `/orders`; empty where nothing was.
         Raises errors.BadRequest for a control byte in what is carried on.
         """
+        return self.about(exchange, prefix) + self.numbers(exchange)
+
+    def about(self, exchange: Exchange, prefix: bytes = b"") -> bytes:
+        """Of `forwarding`, what follows from the fields of the request: who asked, Via."""
         if exchange.peer_trusted or VIA in exchange.headers or exchange.http10:
-            lines = self._full(exchange, prefix)
-        else:
-            key = (exchange.peer, exchange.scheme, exchange.authority)
-            lines = self._plain.get(key, b"") or self._remember_plain(key, exchange)
-            if prefix and self._writes_x:
-                lines += b"X-Forwarded-Prefix: %b\r\n" % prefix
+            return self._full(exchange, prefix)
+        key = (exchange.peer, exchange.scheme, exchange.authority)
+        lines = self._plain.get(key, b"") or self._remember_plain(key, exchange)
+        if prefix and self._writes_x:
+            lines += b"X-Forwarded-Prefix: %b\r\n" % prefix
+        return lines
+
+    def numbers(self, exchange: Exchange) -> bytes:
+        """Of `forwarding`, what tells one request from the next: request id, traceparent."""
+        lines = b""
         if self._id_prefix:
-            lines += b"%b%b\r\n" % (self._id_prefix, exchange.request_id.encode("ascii"))
+            lines = b"%b%b\r\n" % (self._id_prefix, exchange.request_id.encode("ascii"))
         if self._creates_trace:
             lines += self._trace_lines(exchange)
         return lines

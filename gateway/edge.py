@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock, Timer
     from gateway.config import model
     from gateway.exchange import Exchange
+    from gateway.inbound import Known
     from gateway.incoming import Sent
 
 log = logging.getLogger("gateway.edge")
@@ -49,7 +50,7 @@ class ClientConnection(RequestHandler):
 
     __slots__ = (
         "_began_head", "_beginning", "_body", "_chunked_tail", "_head_bytes", "_limits", "_made", "_server", "_timer",
-        "_trailed", "address", "admitted", "answered_at", "bytes_lost", "clock", "handled", "long_head", "tls",
+        "_trailed", "address", "admitted", "answered_at", "bytes_lost", "clock", "handled", "known", "long_head", "tls",
         "under_way",
     )  # fmt: skip
 
@@ -80,6 +81,8 @@ class ClientConnection(RequestHandler):
         self.handled = 0
         """Requests that were answered on this connection; counted only where they are limited."""
         self._beginning = False
+        self.known: Known | None = None
+        """What the fields of the last head came to."""
         self.under_way: Exchange | None = None
         """What has begun and is awaited by no task yet; its head is still the first of `_messages`."""
         self.long_head = False

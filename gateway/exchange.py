@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import Watched
     from gateway.errors import GatewayError
+    from gateway.inbound import Known
     from gateway.incoming import Incoming, Sent
     from gateway.middleware.tap import Tap
     from gateway.relay import Upload
@@ -100,6 +101,8 @@ class Exchange:
     """The parsed request and its connection; absent in `explain` and inline tests."""
     length: int | None = 0
     """Bytes of the body; 0: none; None: chunked, so not known."""
+    known: Known | None = None
+    """What its fields come to, where the next request of its connection may have the same."""
     has_body: bool = False
     expects: bool = False
     """The client waits for `100 Continue`."""

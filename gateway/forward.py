@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from gateway.upstream.wire import Wire
 
 BACKOFF, BACKOFF_CAP = 0.025, 0.25
+_ROUTES_KNOWN = 16
+"""Routes for which a client's connection remembers the fields that go on."""
 _random = Random().random  # noqa: S311 - spread, not secrecy
 
 
@@ -349,7 +351,6 @@ class Forward:
         return self._branches[-1][1]
 
     def _request(self, exchange: Exchange, upstream: Upstream) -> Outbound:
-        fields = request_fields(exchange, self._tables[exchange.peer_trusted])
         target = exchange.target
         if self._rewrite is not None:
             target = self._rewrite(exchange, target)
@@ -360,9 +361,21 @@ class Forward:
             host = exchange.authority.encode("utf-8", "surrogateescape") or None
         else:
             host = upstream.fixed_host
-        return Outbound(
-            exchange.method, target, host, fields + self._clients.forwarding(exchange, self._prefix)
-        )
+        fields = self._fields(exchange) + self._clients.numbers(exchange)
+        return Outbound(exchange.method, target, host, fields)
+
+    def _fields(self, exchange: Exchange) -> bytes:
+        """What the request's fields become on their way, less what tells this request from the next."""
+        known = exchange.known
+        if known is not None:
+            fields = known.fields.get(exchange.route.name)
+            if fields is not None:
+                return fields
+        fields = request_fields(exchange, self._tables[exchange.peer_trusted])
+        fields += self._clients.about(exchange, self._prefix)
+        if known is not None and not exchange.wants_trailers and len(known.fields) < _ROUTES_KNOWN:
+            known.fields[exchange.route.name] = fields
+        return fields
 
 
 def _retry_after(reply: Reply) -> float:

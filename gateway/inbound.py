@@ -30,6 +30,7 @@ _ABSOLUTE = re.compile(r"https?://([^/?#@\\]+)(.*)", re.IGNORECASE | re.DOTALL)
 _valid_hosts: set[str] = set()
 """Host values that were looked at and found valid; bounded."""
 _REMEMBERED = 5_000
+_UNUSUAL = frozenset(("CONNECT", "TRACE", "OPTIONS"))
 
 
 def begin(incoming: Incoming, snapshot: Snapshot, now: float) -> Exchange:
@@ -100,6 +101,77 @@ def check(exchange: Exchange) -> None:
         _body(exchange, message)
     if message.method == "OPTIONS":
         _options(exchange)
+
+
+class Known:
+    """What the fields of one head came to, remembered for the next one of its connection that has the same fields.
+
+    Who speaks HTTP to a gateway over a kept connection mostly says the same of itself in every request.
+    """
+
+    __slots__ = (
+        "authority", "client_ip", "fields", "generation", "host", "peer_trusted", "raw_headers", "request_id", "scheme",
+        "trace_id",
+    )  # fmt: skip
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.generation = exchange.snapshot.generation
+        self.raw_headers = exchange.raw_headers
+        self.authority = exchange.authority
+        self.host = exchange.host
+        self.scheme = exchange.scheme
+        self.client_ip = exchange.client_ip
+        self.peer_trusted = exchange.peer_trusted
+        self.request_id = exchange.request_id
+        self.trace_id = exchange.trace_id
+        self.fields: dict[str, bytes] = {}
+        """What goes to the upstream, by the name of the route."""
+
+
+def recall(exchange: Exchange) -> bool:
+    """Fill in what `check` and `Clients.identify` would, where the head's fields are those of the one before."""
+    client = exchange.incoming.protocol
+    known: Known | None = getattr(client, "known", None)
+    if (
+        known is None
+        or known.raw_headers != exchange.raw_headers
+        or known.generation != exchange.snapshot.generation
+        or exchange.method in _UNUSUAL
+        or exchange.target[:1] != "/"
+        or "#" in exchange.target
+        or exchange.incoming.message.version != HttpVersion11
+        or exchange.incoming.has_body
+    ):
+        return False
+    exchange.known = known
+    exchange.authority = known.authority
+    exchange.host = known.host
+    exchange.client_ip = known.client_ip
+    exchange.peer_trusted = known.peer_trusted
+    if known.scheme != "http":
+        exchange.scheme = known.scheme
+    if known.request_id:
+        exchange.request_id = known.request_id
+    if known.trace_id:
+        exchange.trace_id = known.trace_id
+    exchange.path, _, exchange.query = exchange.target.partition("?")
+    return True
+
+
+def remember(exchange: Exchange) -> None:
+    """Keep what a head came to for the next one on its connection."""
+    client, message = exchange.incoming.protocol, exchange.incoming.message
+    if (
+        type(client) is ClientConnection
+        and client.admitted
+        and not client.long_head
+        and not exchange.has_body
+        and not exchange.http10
+        and not message.upgrade
+        and message.path[:1] == "/"  # of a whole URL, the host is not that of the fields
+        and exchange.snapshot.config.server.limits.requests_per_connection is None
+    ):
+        client.known = exchange.known = Known(exchange)
 
 
 def _older(exchange: Exchange, message: RawRequestMessage) -> None:

@@ -111,13 +111,14 @@ class Outbound:
 class ResponseHead:
     """An upstream's final head, taken apart: the lines that pass and what frames the body."""
 
-    __slots__ = ("_named", "chunked", "dated", "length", "lines", "upgrade")
+    __slots__ = ("_named", "chunked", "dated", "length", "lines", "raw_headers", "table", "upgrade")
 
     def __init__(self, message: RawResponseMessage, table: FieldTable, *, bodiless: bool) -> None:
         """`bodiless`: the answer to HEAD, or a 304, whose Content-Length is news and no framing.
 
         Raises errors.UpstreamBadResponse for a head that can be read in two ways.
         """
+        self.raw_headers, self.table = message.raw_headers, table
         self.length: bytes | None = None
         self.chunked = False
         self.upgrade = b""

@@ -70,8 +70,11 @@ class Proxy:
         snapshot.in_flight += 1
         self.in_flight += 1
         try:
-            inbound.check(exchange)
-            snapshot.clients.identify(exchange)
+            if not inbound.recall(exchange):
+                inbound.check(exchange)
+                snapshot.clients.identify(exchange)
+                inbound.remember(exchange)
+            snapshot.clients.number(exchange)
             if exchange.refusal is None and snapshot.redirects:
                 exchange.refusal = _redirected(exchange)
             if exchange.refusal is None:
@@ -373,6 +376,7 @@ def _refused(exchange: Exchange, error: errors.GatewayError) -> None:
     if not exchange.client_ip:
         with contextlib.suppress(errors.GatewayError):
             exchange.snapshot.clients.identify(exchange)
+            exchange.snapshot.clients.number(exchange)
 
 
 def _redirected(exchange: Exchange) -> Reply | None:

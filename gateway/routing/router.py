@@ -32,6 +32,9 @@ R = TypeVar("R")
 _plain = paths.plain_characters
 NO_CAPTURES: dict[str, str] = {}
 """Shared and never written: a route without captures costs nothing."""
+_REMEMBERED = 4096
+_LONGEST_KNOWN = 512
+"""Characters of method, host and path together: clients choose them."""
 
 
 class Entry(Generic[R]):
@@ -109,7 +112,7 @@ class Node(Generic[R]):
 class Tree(Generic[R]):
     """The path tables of one host."""
 
-    __slots__ = ("depth", "exact", "regexes", "root")
+    __slots__ = ("conditional", "depth", "exact", "regexes", "root")
 
     def __init__(self) -> None:
         self.exact: dict[str, list[Entry[R]]] = {}
@@ -117,10 +120,13 @@ class Tree(Generic[R]):
         self.depth = 0
         """Segments of the longest template or prefix; 0: there is none."""
         self.regexes: list[Entry[R]] = []
+        self.conditional = False
+        """Whether some route here looks at more than host, path and method."""
 
     def add(self, entry: Entry[R]) -> None:
         """Register a route under its path; entries come best first."""
         path = entry.path
+        self.conditional = self.conditional or bool(entry.conditions)
         if path.kind == "exact":
             self.exact.setdefault("/".join(map(str, path.segments)), []).append(entry)
         elif path.kind == "regex":
@@ -195,7 +201,7 @@ def _descend(
 
 
 class Router(Generic[R]):
-    """Every route of a configuration, ready to be asked. Immutable."""
+    """Every route of a configuration, ready to be asked. Immutable, but for what it remembers."""
 
     def __init__(
         self, entries: Iterable[tuple[effective.Route, R]], ambiguous_paths: str = "reject"
@@ -215,6 +221,8 @@ class Router(Generic[R]):
             if not entry.hosts:
                 self._any.add(entry)
         self._unknown = (self._any,)
+        self._known: dict[tuple[str, str, str], R] = {}
+        """What was found for (method, host, path), where nothing else decides; bounded."""
         self._hosts = {host: (tree, *self._trees_of(host)) for host, tree in exact.items()}
 
     def match(self, view: Request) -> tuple[R, dict[str, str], str]:
@@ -224,14 +232,30 @@ class Router(Generic[R]):
         read two ways.
         """
         path = view.path
+        known = self._known.get((view.method, view.host, path))
+        if known is not None:
+            return known, NO_CAPTURES, view.target
         if _plain(path) is None or "//" in path or "/." in path:
             return self._match_odd(view)
         entry = self._select(view, path)
         if entry is None:
             raise self._refusal(view, path)
         capture = entry.capture
-        captures = NO_CAPTURES if capture is None else capture(path, path)
-        return entry.value, captures, view.target
+        if capture is None:
+            self._remember(view, path, entry.value)
+            return entry.value, NO_CAPTURES, view.target
+        return entry.value, capture(path, path), view.target
+
+    def _remember(self, view: Request, path: str, found: R) -> None:
+        size = len(view.method) + len(view.host) + len(path)
+        if self._mixed or size > _LONGEST_KNOWN or view.method == "OPTIONS":
+            return
+        for tree in self._trees(view.host):
+            if tree.conditional:
+                return
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[view.method, view.host, path] = found
 
     def candidates(self, host: str, path: str) -> Iterable[Entry[R]]:
         """Every route whose host and path fit, in order of rank. `path` is canonical."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawResponseMessage
 
     from gateway.clock import Clock
+    from gateway.outbound import ResponseHead
 
 HEAD_LINE = 64 * 1024
 """Bytes that one header line of a response may have. Large cookies and policies pass; a runaway head does not."""
@@ -69,6 +70,8 @@ class Wire(ResponseHandler):
         """The first bytes of a response, while the parser looks at them."""
         self.tail: bytes | None = None
         """The last bytes received, kept only where trailers are wanted."""
+        self.last_head: ResponseHead | None = None
+        """The fields of the last response, taken apart by whoever reads heads: many responses have the same."""
         self.on_lost: Callable[[Wire], None] | None = None
         self.on_answer: Callable[[], None] | None = None
         """Called once, when a head or a failure has come that nobody awaits yet."""
@@ -140,7 +143,18 @@ class Wire(ResponseHandler):
 
     def reusable(self) -> bool:
         """Whether the present response ended in a way that lets another request follow."""
-        return not self.should_close and self.is_connected()
+        # As aiohttp's should_close and is_connected, without their calls.
+        transport, payload = self.transport, self._payload
+        return not (
+            transport is None
+            or self._should_close
+            or (payload is not None and not payload.is_eof())
+            or self._upgraded
+            or self._exception is not None
+            or self._buffer
+            or self._tail
+            or transport.is_closing()
+        )
 
     def end(self) -> None:
         """Close the connection and give its place back. Idempotent."""
