@@ -13,19 +13,20 @@ from __future__ import annotations
 import random
 import re
 import secrets
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final, Literal
 
 from multidict import istr
 
 from gateway import errors
 from gateway.headers import clean
+from gateway.hops import TOKEN, address, host_of, is_port, members, node, parse_forwarded, trace_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from gateway.config import model
     from gateway.exchange import Exchange
+    from gateway.hops import Address
 
 INSTANCE: Final = secrets.token_hex(4)
 """Tells this process from every other of the same name, in Via. Reloads keep it."""
@@ -51,107 +52,8 @@ CLAIMS = X_FORWARDED | {b"forwarded", b"x-real-ip"}
 _REMEMBERED = 4096
 _LONGEST_KEY = 256
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~+/=-]{1,128}")
-_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
 _PREFIX = re.compile(r"/[!-~]*")
-_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_TOKEN = re.compile(_WORD)
-_PAIR = re.compile(
-    rf"""[ \t]*({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*")[ \t]*([;,]|$)""",
-)
-
-Address = IPv4Address | IPv6Address
-
-
-def address(text: str) -> Address | None:
-    """`text` as an IP address, IPv4-mapped IPv6 folded; None if it is none, or bears a zone.
-
-    A zone names an interface of the machine that wrote it and means nothing here; leading zeros are
-    octal to some readers and decimal to others (RFC 6943 section 3.1.1).
-    """
-    try:
-        if ":" not in text:
-            return IPv4Address(text)
-        parsed = IPv6Address(text)
-    except AddressValueError:
-        return None
-    if parsed.scope_id is not None:
-        return None
-    return parsed.ipv4_mapped or parsed
-
-
-def node(text: str) -> Address | None:
-    """The address of a forwarding list's member: bare, `1.2.3.4:80`, `[::1]` or `[::1]:80`; else
-    None.
-
-    `unknown` and `_names` of RFC 7239 section 6 are no addresses, and neither is anything with a
-    bad port.
-    """
-    if text.startswith("["):
-        inner, bracket, port = text[1:].partition("]")
-        if not bracket or ":" not in inner or not (port == "" or _is_port(port[1:], port[0])):
-            return None
-        return address(inner)
-    if text.count(":") == 1:
-        text, _, port = text.partition(":")
-        if not _is_port(port, ":"):
-            return None
-    return address(text)
-
-
-def _is_port(digits: str, colon: str) -> bool:
-    return colon == ":" and digits.isascii() and digits.isdigit() and len(digits) <= 5
-
-
-def host_of(authority: str) -> str:
-    """The host of an authority, for decisions: lower-case, no port, no last dot; brackets stay."""
-    if authority.startswith("["):
-        return authority.partition("]")[0].lower() + "]"
-    return authority.partition(":")[0].lower().removesuffix(".")
-
-
-def members(values: Iterable[str]) -> list[str]:
-    """The members of a comma-separated list, maybe in several fields (RFC 9110 section 5.6.1)."""
-    return [member for value in values for part in value.split(",") if (member := part.strip())]
-
-
-def parse_forwarded(values: Iterable[str]) -> list[dict[str, str]] | None:
-    """The elements of `Forwarded`, parameter names in lower case; None if any of it breaks RFC 7239
-    section 4.
-
-    Strict, because a reader that repairs would cut at another place than the proxy that wrote:
-    `for="a, for=b"` is one element. A parameter that stands twice in an element is an error too.
-    """
-    elements: list[dict[str, str]] = []
-    for value in values:
-        element: dict[str, str] = {}
-        at = 0
-        while True:
-            pair = _PAIR.match(value, at)
-            if pair is None:
-                return None
-            name, given, end = pair.group(1).lower(), pair.group(2), pair.group(3)
-            if name in element:
-                return None
-            element[name] = re.sub(r"\\(.)", r"\1", given[1:-1]) if given[0] == '"' else given
-            at = pair.end()
-            if end != ";":
-                elements.append(element)
-                element = {}
-            if not end:
-                break
-    return elements
-
-
-def trace_of(traceparent: str | None) -> str:
-    """The trace id of a `traceparent`, or "" if it breaks W3C Trace Context section 3.2."""
-    found = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
-    if found is None:
-        return ""
-    version, trace, span, more = found.groups()
-    if version == "ff" or (version == "00" and more) or not trace.strip("0") or not span.strip("0"):
-        return ""
-    return trace
 
 
 class Clients:
@@ -433,7 +335,7 @@ def _element(exchange: Exchange, peer: str) -> str:
     parts = [_for(peer)]
     if exchange.authority:
         named = exchange.authority
-        parts.append(f"host={named}" if _TOKEN.fullmatch(named) else f"host={_quoted(named)}")
+        parts.append(f"host={named}" if TOKEN.fullmatch(named) else f"host={_quoted(named)}")
     parts.append(f"proto={exchange.scheme}")
     return ";".join(parts)
 
@@ -452,8 +354,8 @@ def _public_port(exchange: Exchange) -> str:
     """
     if exchange.peer_trusted:
         said = (members(exchange.headers.getall(FORWARDED_PORT, ())) or [""])[-1]
-        if _is_port(said, ":"):
+        if is_port(said, ":"):
             return said
     # Behind a bracket, if there is one: an IPv6 address is full of colons.
     _, _, port = exchange.authority.rpartition("]")[2].partition(":")
-    return port if _is_port(port, ":") else ("443" if exchange.scheme == "https" else "80")
+    return port if is_port(port, ":") else ("443" if exchange.scheme == "https" else "80")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.config import model
     from gateway.exchange import Exchange
     from gateway.inbound import Known
-    from gateway.incoming import Sent
+    from gateway.incoming import Answers, Sent
 
 log = logging.getLogger("gateway.edge")
 
@@ -49,14 +49,31 @@ class ClientConnection(RequestHandler):
     """One connection of a client."""
 
     __slots__ = (
-        "_began_head", "_beginning", "_body", "_chunked_tail", "_head_bytes", "_limits", "_made", "_server", "_timer",
-        "_trailed", "address", "admitted", "answered_at", "bytes_lost", "clock", "handled", "known", "long_head", "tls",
+        "_began_head",
+        "_beginning",
+        "_body",
+        "_chunked_tail",
+        "_head_bytes",
+        "_limits",
+        "_made",
+        "_timer",
+        "_trailed",
+        "address",
+        "admitted",
+        "answered_at",
+        "bytes_lost",
+        "clock",
+        "handled",
+        "known",
+        "long_head",
+        "server",
+        "tls",
         "under_way",
     )  # fmt: skip
 
     def __init__(self, server: Server, **options: Any) -> None:
         super().__init__(server, **options)
-        self._server = server
+        self.server = server
         self.clock = server.clock
         self._limits = server.limits
         self._began_head = 0.0
@@ -89,11 +106,6 @@ class ClientConnection(RequestHandler):
         """A segment was longer than a head may be: from now on each head is measured."""
 
     @property
-    def server(self) -> Server:
-        """The server that accepted this connection."""
-        return self._server
-
-    @property
     def requests(self) -> int:
         """Requests read on this connection so far."""
         return self._request_count
@@ -103,35 +115,32 @@ class ClientConnection(RequestHandler):
         self.address = peer[0] if isinstance(peer, tuple) else "unix"
         self.tls = transport.get_extra_info("sslcontext") is not None
         self._made = self.clock.now()
-        self.admitted = self._server.admission.enter(self.address)
+        self.admitted = self.server.admission.enter(self.address)
         super().connection_made(transport)
-        if self._server.admission.total > self._server.admission.ceiling:
-            self._server.on_dropped()
+        if self.server.admission.total > self.server.admission.ceiling:
+            self.server.on_dropped()
             self.force_close()
             return
         self._rearm(self._limits.header_timeout)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._manager is not None:
-            self._server.admission.leave(self.address)
+            self.server.admission.leave(self.address)
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
             if self.under_way is not None:
                 exchange, self.under_way = self.under_way, None
-                self._server.proxy.abandon(exchange)
+                self.server.proxy.abandon(exchange)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._force_close or self._close:
-            return
-        parser = self._parser
-        if self._upgraded or parser is None:
+        if self._upgraded or self._force_close or self._close or self._parser is None:
             super().data_received(data)
             return
         between = self._body.is_eof()  # the bytes may be its last
         try:
-            messages, upgraded, behind = parser.feed_data(data)
+            messages, upgraded, behind = self._parser.feed_data(data)
         except HttpProcessingError as error:
             broken = _ErrInfo(status=400, exc=error, message=error.message)
             messages, upgraded, behind = [(broken, EMPTY_PAYLOAD)], False, b""
@@ -170,7 +179,7 @@ class ClientConnection(RequestHandler):
             ):
                 waiter.set_result(None)
                 return
-            proxy = self._server.proxy
+            proxy = self.server.proxy
             incoming = Incoming(message, payload, self, None, None)
             self._beginning = True  # to read its body may call data_received
             self.under_way = exchange = proxy.begin(incoming, self._arrived)
@@ -190,7 +199,7 @@ class ClientConnection(RequestHandler):
         exchange, waiter = self.under_way, self._waiter
         assert exchange is not None
         try:
-            sent = self._server.proxy.at_once(exchange)
+            sent = self.server.proxy.at_once(exchange)
         except Exception:
             log.exception("handler_failed")
             self.force_close()
@@ -334,7 +343,7 @@ class ClientConnection(RequestHandler):
     def cut(self) -> None:
         """Cancel what is under way; its answer, if one can still be given, ends the connection."""
         if self.under_way is not None:
-            self._server.proxy.end(self.under_way)
+            self.server.proxy.end(self.under_way)
         elif self._task_handler is not None and self._request_in_progress:
             self._task_handler.cancel()
         else:
@@ -357,7 +366,7 @@ class ClientConnection(RequestHandler):
         error = named(err_info.exc)
 
         async def refuse(request: Any) -> web.StreamResponse:
-            return await self._server.proxy.refuse(request, error)
+            return await self.server.proxy.refuse(request, error)
 
         return refuse
 
@@ -372,22 +381,6 @@ class ClientConnection(RequestHandler):
         log.error("handler_failed", exc_info=exc)
         self.force_close()
         raise ConnectionError("handler failed")
-
-
-class Answers(Protocol):
-    """What answers requests: proxy.Proxy, which says more of each."""
-
-    def begin(self, incoming: Incoming, arrived: Callable[[], None] | None = None) -> Exchange: ...
-
-    def at_once(self, exchange: Exchange) -> Sent | None: ...
-
-    def answer(self, exchange: Exchange) -> Awaitable[Sent]: ...
-
-    def abandon(self, exchange: Exchange) -> None: ...
-
-    def end(self, exchange: Exchange) -> None: ...
-
-    def refuse(self, incoming: Incoming, error: errors.GatewayError) -> Awaitable[Sent]: ...
 
 
 class Server(web.Server):

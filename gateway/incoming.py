@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -17,10 +17,13 @@ from gateway import errors
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Awaitable, Callable
 
     from aiohttp import StreamReader
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web_protocol import RequestHandler
+
+    from gateway.exchange import Exchange
 
 _UNREAD = 30.0
 """Seconds for which a closing connection waits for a client to acknowledge what it was sent."""
@@ -102,6 +105,22 @@ class Sent(web.StreamResponse):
 
 KEEP = Sent(keep=True)
 END = Sent(keep=False)
+
+
+class Answers(Protocol):
+    """What answers requests: proxy.Proxy, which says more of each."""
+
+    def begin(self, incoming: Incoming, arrived: Callable[[], None] | None = None) -> Exchange: ...
+
+    def at_once(self, exchange: Exchange) -> Sent | None: ...
+
+    def answer(self, exchange: Exchange) -> Awaitable[Sent]: ...
+
+    def abandon(self, exchange: Exchange) -> None: ...
+
+    def end(self, exchange: Exchange) -> None: ...
+
+    def refuse(self, incoming: Incoming, error: errors.GatewayError) -> Awaitable[Sent]: ...
 
 
 class BadBody(errors.BadRequest, TimeoutError):

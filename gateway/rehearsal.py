@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, cast
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway import errors, headers, outbound, refusals
-from gateway.client import Clients, address
+from gateway.client import Clients
 from gateway.exchange import Exchange, Reply
+from gateway.hops import address
 from gateway.routing.rewrite import compile_host, compile_rewrite
 from gateway.routing.router import Router
 from gateway.routing.template import percent_encode

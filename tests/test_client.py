@@ -40,13 +40,16 @@ def request(*fields: tuple[str, str], peer: str = LB, **attributes: Any) -> Exch
 
 def identified(*fields: tuple[str, str], clients: Clients | None = None, **rest: Any) -> Exchange:
     exchange = request(*fields, **rest)
-    (clients or Clients(server())).identify(exchange)
+    clients = clients or Clients(server())
+    clients.identify(exchange)
+    clients.number(exchange)
     return exchange
 
 
 def told(clients: Clients, exchange: Exchange, prefix: bytes = b"") -> dict[str, str]:
     """The lines for the upstream, by name; each name stands once."""
     clients.identify(exchange)
+    clients.number(exchange)
     text = clients.forwarding(exchange, prefix).decode()
     assert text.endswith("\r\n")
     pairs = [line.split(": ", 1) for line in text.split("\r\n")[:-1]]

@@ -66,9 +66,11 @@ class _Page:
         self.values[name].add_metric(labels, value)
 
     def add_histogram(self, name: str, histogram: Histogram, *labels: str) -> None:
-        sums = itertools.accumulate(list(histogram.counts))
+        counts, total = histogram.read()
         words = [*map(floatToGoString, histogram.bounds), "+Inf"]
-        self.histograms[name].add_metric(labels, [*zip(words, sums, strict=True)], histogram.total)
+        self.histograms[name].add_metric(
+            labels, [*zip(words, itertools.accumulate(counts), strict=True)], total
+        )
 
     def add_info(self, name: str, **labels: str) -> None:
         self.infos[name].add_metric((), labels)

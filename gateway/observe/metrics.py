@@ -9,7 +9,8 @@ counted in `gateway_label_values_dropped_total`.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import threading
+from bisect import bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -36,37 +37,69 @@ OVERHEAD_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
-class Histogram:
-    """Observations sorted into buckets. `counts[i]` holds those up to `bounds[i]` and above the
-    bound before it.
-    """
+FOLDED_AT = 1024
+"""Observations that may be pending, for memory's sake; a power of two."""
+_folding = threading.Lock()
 
-    __slots__ = ("bounds", "counts", "total")
+
+class Histogram:
+    """Observations sorted into buckets: later, many at a time, for to append a number is cheap."""
+
+    __slots__ = ("_counts", "_total", "bounds", "pending")
 
     def __init__(self, bounds: Sequence[float]) -> None:
+        self.pending: list[float] = []
+        """What was observed and is not sorted in yet; the same list for ever, so that its `append` may be kept."""
         self.reset(bounds)
 
     def reset(self, bounds: Sequence[float]) -> None:
         """Begin anew with other bounds (seconds, ascending)."""
+        self.pending.clear()
         self.bounds = tuple(bounds)
-        self.counts = [0] * (len(self.bounds) + 1)
-        self.total = 0.0
+        self._counts = [0] * (len(self.bounds) + 1)
+        self._total = 0.0
 
     def observe(self, seconds: float) -> None:
         """Add one observation."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
+        self.pending.append(seconds)
+        if len(self.pending) >= FOLDED_AT:
+            self.fold()
+
+    def read(self) -> tuple[list[int], float]:
+        """(counts, sum of all): `counts[i]` holds those up to `bounds[i]` and above the bound before it."""
+        with _folding:
+            self._fold()
+            return self._counts[:], self._total
+
+    def fold(self) -> None:
+        """Sort in what is pending. Whoever appends to `pending` calls it once in a while."""
+        with _folding:
+            self._fold()
+
+    def _fold(self) -> None:
+        # A scrape does it in another thread while the loop appends: what comes behind `count` stays for the next time.
+        count = len(self.pending)
+        values = sorted(self.pending[:count])
+        del self.pending[:count]
+        self._total += sum(values)
+        before = 0
+        for index, bound in enumerate(self.bounds):
+            upto = bisect_right(values, bound)
+            self._counts[index] += upto - before
+            before = upto
+        self._counts[-1] += count - before
 
 
 class Cell:
     """Requests of one method, status and source."""
 
-    __slots__ = ("count", "durations")
+    __slots__ = ("count", "durations", "seconds")
 
     def __init__(self, durations: Histogram) -> None:
         self.count = 0
         self.durations = durations
         """Shared by all cells of the same method and status class."""
+        self.seconds = durations.pending
 
 
 class RouteMeter:
@@ -89,6 +122,7 @@ class RouteMeter:
         self.cells: dict[tuple[str, int | str, str], Cell] = {}
         self.durations: dict[tuple[str, str], Histogram] = {}
         self.overhead = Histogram(OVERHEAD_BUCKETS)
+        self._overheads = self.overhead.pending
 
     def __repr__(self) -> str:
         return f"<RouteMeter {self.name}: {self.in_flight} in flight>"
@@ -112,28 +146,26 @@ class RouteMeter:
         else:
             self.in_flight -= 1
             self._count(exchange, exchange.ended)
-        self.bytes_in += exchange.bytes_in
+        if exchange.bytes_in:
+            self.bytes_in += exchange.bytes_in
         self.bytes_out += exchange.bytes_out
         if exchange.reason:
             self.errors[exchange.reason] += 1
 
     def _count(self, exchange: Exchange, until: float) -> None:
-        key = (exchange.method, exchange.status, exchange.source)
-        cell = self.cells.get(key)
+        began, status = exchange.began, exchange.status
+        cell = self.cells.get((exchange.method, status, exchange.source))
         if cell is None:
-            cell = self._cell(*key)
+            cell = self._cell(exchange.method, status, exchange.source)
         cell.count += 1
-        # Written out, not called: four calls less for each request.
-        seconds = until - exchange.began
-        histogram = cell.durations
-        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
-        histogram.total += seconds
-        head_at = exchange.head_at
-        if head_at:
-            seconds = exchange.sent_at - exchange.began + exchange.replied_at - head_at
-            histogram = self.overhead
-            histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
-            histogram.total += seconds
+        cell.seconds.append(until - began)
+        if exchange.head_at:
+            self._overheads.append(
+                exchange.sent_at - began + exchange.replied_at - exchange.head_at
+            )
+        if not cell.count % FOLDED_AT:
+            cell.durations.fold()
+            self.overhead.fold()
 
     def _cell(self, method: str, status: int, source: str) -> Cell:
         """The cell where there is none under the words as they came; under their bounded form there
@@ -251,14 +283,16 @@ class UpstreamMeter:
         histogram = self.heads.get(word)
         if histogram is None:
             histogram = self.heads[word] = Histogram(self._metrics.buckets)
-        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
-        histogram.total += seconds
+        histogram.pending.append(seconds)
 
     def last_byte(self, seconds: float) -> None:
         """A response is complete, `seconds` after the request was written."""
-        histogram = self.last_bytes
-        histogram.counts[bisect_left(histogram.bounds, seconds)] += 1
-        histogram.total += seconds
+        pending = self.last_bytes.pending
+        pending.append(seconds)
+        if len(pending) >= FOLDED_AT:
+            self.last_bytes.fold()
+            for histogram in self.heads.values():
+                histogram.fold()
 
     def retried(self, reason: str, outcome: str) -> None:
         """A try failed for `reason`. `outcome`: success, failure, no_budget, not_replayable."""

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from gateway.config import model
 from gateway.observe.catalogue import CATALOGUE
 from gateway.observe.families import prefers_openmetrics
-from gateway.observe.metrics import Histogram, Metrics
+from gateway.observe.metrics import FOLDED_AT, Histogram, Metrics
 from gateway.upstream.breaker import State
 from tests.kit.programs import need
 from tests.observe.stand_in import exchange, refused, samples, source, target
@@ -149,7 +149,7 @@ def test_a_duration_stands_in_the_bucket_whose_bound_it_meets() -> None:
     histogram = Histogram((1.0, 2.0))
     for seconds in (0.5, 1.0, 1.5, 3.0):
         histogram.observe(seconds)
-    assert (histogram.counts, histogram.total) == ([2, 1, 1], 6.0)
+    assert histogram.read() == ([2, 1, 1], 6.0)
 
 
 def test_durations_are_cumulative_and_shared_by_statuses_of_a_class() -> None:
@@ -563,3 +563,35 @@ def test_a_route_may_be_named_with_quotes_and_line_ends() -> None:
     assert 'gateway_requests_in_flight{route="a\\"b\\\\c\\nd"} 1.0' in page
     [family] = [one for one in read_text(page) if one.name == "gateway_requests_in_flight"]
     assert family.samples[0].labels["route"] == 'a"b\\c\nd'
+
+
+def test_observations_are_sorted_in_before_they_are_many() -> None:
+    histogram = Histogram((1.0, 2.0))
+    for _ in range(2 * FOLDED_AT + 1):
+        histogram.observe(1.5)
+    assert len(histogram.pending) < FOLDED_AT
+    assert histogram.read() == ([0, 2 * FOLDED_AT + 1, 0], 1.5 * (2 * FOLDED_AT + 1))
+    assert histogram.read() == histogram.read(), "read twice, counted twice"
+
+
+def test_a_busy_route_and_upstream_keep_few_observations() -> None:
+    metrics = made()
+    route, upstream = metrics.route("orders"), metrics.upstream("up")
+    for _ in range(3 * FOLDED_AT):
+        route.begin()
+        upstream.head(0.1, 200)
+        upstream.last_byte(0.2)
+        route.finish(exchange())
+    held = [
+        route.overhead,
+        *route.durations.values(),
+        upstream.last_bytes,
+        *upstream.heads.values(),
+    ]
+    assert all(len(histogram.pending) < 2 * FOLDED_AT for histogram in held)
+    assert (
+        samples(metrics)[
+            'gateway_requests_total{method="GET",route="orders",source="upstream",status="200"}'
+        ]
+        == 3 * FOLDED_AT
+    )
