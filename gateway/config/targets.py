@@ -20,8 +20,8 @@ from gateway.config.sources import Sources
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_BYTES = 4 * 1024 * 1024
-"""Of a file that holds targets: a thousand with labels take a tenth of it."""
+MAX_BYTES = 1024 * 1024
+"""Of a file that holds targets: a thousand with labels take a fifth of it."""
 
 
 def read_targets(content: str, name: str, folder: Path | str) -> tuple[model.Target, ...]:

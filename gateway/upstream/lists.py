@@ -50,13 +50,13 @@ class File:
             raise NotFound(stamp)
         if self._seen is not None:  # at the start there is nothing to lose by reading at once
             await self._clock.sleep(SETTLE)
-        content = await asyncio.to_thread(self._read)
+        read = await asyncio.to_thread(self._read)
         if await asyncio.to_thread(self._stamp) != stamp:
             return None  # somebody is writing: the next look will tell
         self._seen = stamp
-        if isinstance(content, str):
-            raise NotFound(content)
-        return Answer(self._found(content), self.interval)
+        if isinstance(read, str):
+            raise NotFound(read)
+        return Answer(read, self.interval)
 
     def _stamp(self) -> _Stamp | str:
         try:
@@ -65,25 +65,21 @@ class File:
             return error.strerror or str(error)
         return status.st_ino, status.st_size, status.st_mtime_ns
 
-    def _read(self) -> bytes | str:
+    def _read(self) -> tuple[Found, ...] | str:
+        """The targets, or what is wrong. In the thread: a large list takes a while to be read."""
         try:
             with self._path.open("rb") as stream:
                 content = stream.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
+                return f"it is larger than {MAX_BYTES // 1024 // 1024} MiB"
+            text = content.decode("utf-8-sig")
+            return found(read_targets(text, self._path.name, self._path.parent))
         except OSError as error:
             return error.strerror or str(error)
-        if len(content) > MAX_BYTES:
-            return f"it is larger than {MAX_BYTES // 1024 // 1024} MiB"
-        return content
-
-    def _found(self, content: bytes) -> tuple[Found, ...]:
-        try:
-            text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise NotFound("it is not UTF-8: save it as UTF-8") from None
-        try:
-            return found(read_targets(text, self._path.name, self._path.parent))
+            return "it is not UTF-8: save it as UTF-8"
         except ConfigError as error:
-            raise NotFound(_brief(error)) from None
+            return _brief(error)
 
 
 class Environment:
@@ -110,15 +106,7 @@ class Environment:
 
 def found(targets: Iterable[model.Target]) -> tuple[Found, ...]:
     """Targets as they are written in a configuration, as found ones."""
-    return tuple(
-        Found(
-            one.url,
-            one.weight,
-            getattr(one, "labels", {}),
-            getattr(one, "backup", False),
-        )
-        for one in targets
-    )
+    return tuple(Found(one.url, one.weight, one.labels, one.backup) for one in targets)
 
 
 def _brief(error: ConfigError) -> str:

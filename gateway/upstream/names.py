@@ -36,6 +36,9 @@ LONGEST = 5.0
 """Seconds for one look, over all name servers."""
 PER_SERVER = 2.0
 """Seconds for one name server, then the next is asked."""
+FINEST = 10_000
+"""Into how many parts a weight is dealt at most: hosts with 3, 5, 7, 11 and 13 addresses make no
+weights that are too large to be balanced by."""
 _AT_ONCE = 10
 """Hosts of an SRV answer that are looked up at the same time."""
 _FAMILIES = ("A", "AAAA")
@@ -105,8 +108,7 @@ class Names:
         host = await self._host(resolver, self._name)
         port = settings.port
         assert port is not None
-        name = self._name.rstrip(".")
-        found = tuple(self._found(address, port, name) for address in host.every(port))
+        found = tuple(self._found(address, port, self._name) for address in host.every(port))
         if not found or host.problem is not None:
             raise NotFound(host.problem or "the name has no address")
         return Answer(found, self._again(host.ttl))
@@ -155,27 +157,29 @@ class Names:
         del records[MOST:]
         hosts = await self._hosts_of(resolver, {_text(record.target) for record in records})
         lists = [hosts[_text(record.target)].every(record.port) for record in records]
-        # A host with two addresses has the share of one host: its weight is dealt out.
-        whole = math.lcm(*(len(addresses) for addresses in lists if addresses))
+        weights = shares([record.weight for record in records], list(map(len, lists)))
         found: list[Found] = []
-        for record, addresses in zip(records, lists, strict=True):
-            weight = max(1, record.weight) * whole // (len(addresses) or 1)
+        for record, addresses, weight in zip(records, lists, weights, strict=True):
             backup = record.priority > records[0].priority
             found.extend(
                 self._found(one, record.port, _text(record.target), weight, backup=backup)
                 for one in addresses
             )
-        problems = [f"{name}: {host.problem}" for name, host in hosts.items() if host.problem]
+        problems = [
+            f"{name.removesuffix('.')}: {host.problem}"
+            for name, host in hosts.items()
+            if host.problem
+        ]
         if not found:
             raise NotFound(problems[0])
         ttl = min(answer.chaining_result.minimum_ttl, *(host.ttl for host in hosts.values()))
         problem = f"{len(problems)} of {len(hosts)} hosts: {problems[0]}" if problems else None
-        return Answer(_lightest(found), self._again(ttl), problem)
+        return Answer(tuple(found), self._again(ttl), problem)
 
     async def _hosts_of(
         self, resolver: dns.asyncresolver.Resolver, names: Iterable[str]
     ) -> dict[str, _Host]:
-        """Look up every host; those that are named no more are forgotten."""
+        """Look up every host, by its absolute name; those that are named no more are forgotten."""
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def one(name: str) -> _Host:
@@ -192,6 +196,7 @@ class Names:
     def _found(
         self, address: str, port: int, name: str, weight: int = 1, *, backup: bool = False
     ) -> Found:
+        name = name.removesuffix(".")
         host = f"[{address}]" if ":" in address else address
         scheme = self._settings.scheme
         usual = port == (443 if scheme == "https" else 80)
@@ -239,18 +244,25 @@ async def _query(resolver: dns.asyncresolver.Resolver, name: str, kind: str) -> 
 
 
 def _text(name: dns.name.Name) -> str:
-    return name.to_text(omit_final_dot=True)
+    """With the final dot, so that no search list applies: it is whole."""
+    return name.to_text()
 
 
-def _lightest(found: Sequence[Found]) -> tuple[Found, ...]:
-    """The same shares in the smallest numbers."""
-    divisor = math.gcd(*(one.weight for one in found))
-    return tuple(
-        Found(
-            one.url, one.weight // divisor, one.labels, one.backup, one.server_name, one.authority
-        )
-        for one in found
-    )
+def shares(weights: Sequence[int], addresses: Sequence[int]) -> list[int]:
+    """The weight of each address of hosts with these weights and numbers of addresses.
+
+    A host with two addresses has the share of one host: its weight is dealt out. Weight 0, "a very
+    small chance" in RFC 2782, is 1. Whole numbers, as small as they can be.
+    """
+    whole = math.lcm(*filter(None, addresses))
+    if whole > FINEST:
+        whole = FINEST
+    dealt = [
+        max(1, max(1, weight) * whole // (number or 1))
+        for weight, number in zip(weights, addresses, strict=True)
+    ]
+    divisor = math.gcd(*dealt)
+    return [weight // divisor for weight in dealt]
 
 
 def _routed(address: str, port: int) -> bool:

@@ -6,9 +6,14 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import dns.name
+import dns.nameserver
 import dns.rcode
+import dns.resolver
 import pytest
 import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.tasks import spawn
 from gateway.upstream import names
@@ -220,11 +225,34 @@ async def test_an_answer_that_does_not_fit_is_fetched_over_tcp(
     assert (NAME, "A", "tcp") in server.asked
 
 
+def resolv_conf(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that names the server, and a search list."""
+
+    def read(resolver: dns.resolver.BaseResolver, _: object) -> None:
+        host, _, port = server.address.partition(":")
+        resolver.nameservers = [dns.nameserver.Do53Nameserver(host, int(port))]
+        resolver.search = [dns.name.from_text("svc.test")]
+
+    monkeypatch.setattr(dns.resolver.BaseResolver, "read_resolv_conf", read)
+
+
+async def test_without_name_servers_the_systems_are_asked_with_their_search_list(
+    server: NameServer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolv_conf(server, monkeypatch)
+    server.records["users.svc.test", "A"] = ["127.0.0.1"]
+    source = Names(Settings(dns="users"), 30.0, clock)
+    assert await urls(source) == ["http://127.0.0.1:8000"]
+    monkeypatch.undo()
+    async with name_server() as other:
+        resolv_conf(other, monkeypatch)
+        other.records["users.svc.test", "A"] = ["127.0.0.2"]
+        assert await urls(source) == ["http://127.0.0.2:8000"], "it is read for each look"
+
+
 async def test_without_a_server_it_is_said_that_there_is_none(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dns.resolver
-
     def missing(*_: object) -> None:
         raise dns.resolver.NoResolverConfiguration("no nameservers")
 
@@ -295,6 +323,37 @@ async def test_a_host_that_can_not_be_found_is_said_and_the_others_serve(
     assert len((await source.look()).targets) == 2, "its last good address stays"
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 65535), st.integers(1, 4)), min_size=1, max_size=20),
+)
+def test_every_host_has_its_share_however_many_addresses_it_has(
+    hosts: list[tuple[int, int]],
+) -> None:
+    dealt = names.shares([weight for weight, _ in hosts], [number for _, number in hosts])
+    totals = [each * number for each, (_, number) in zip(dealt, hosts, strict=True)]
+    wanted = [max(1, weight) for weight, _ in hosts]
+    assert all(
+        one * wanted[0] == totals[0] * want for one, want in zip(totals, wanted, strict=True)
+    )
+
+
+@given(st.lists(st.tuples(st.integers(0, 65535), st.integers(0, 1000)), min_size=1, max_size=99))
+def test_weights_are_whole_and_no_answer_makes_them_huge(hosts: list[tuple[int, int]]) -> None:
+    dealt = names.shares([weight for weight, _ in hosts], [number for _, number in hosts])
+    assert all(1 <= weight <= 65535 * names.FINEST for weight in dealt)
+
+
+async def test_hosts_of_a_service_are_whole_names_and_no_search_list_applies(
+    server: NameServer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolv_conf(server, monkeypatch)
+    server.records["_http._tcp.test", "SRV"] = ["1 1 80 a."]
+    server.records["a", "A"] = ["127.0.0.1"]
+    server.records["a.svc.test", "A"] = ["127.0.0.9"]
+    settings = Settings(dns=None, srv="_http._tcp.test", port=None)
+    assert await urls(Names(settings, 30.0, clock)) == ["http://127.0.0.1:80"]
+
+
 async def test_hosts_that_are_named_no_more_are_forgotten(
     server: NameServer, clock: FakeClock
 ) -> None:
@@ -303,4 +362,4 @@ async def test_hosts_that_are_named_no_more_are_forgotten(
         server.records["_http._tcp.test", "SRV"] = [f"1 1 80 h{number}.test."]
         server.records[f"h{number}.test", "A"] = [f"127.0.0.{number}"]
         await source.look()
-    assert list(source._known) == ["h4.test"]
+    assert list(source._known) == ["h4.test."]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest_asyncio
 
 from gateway.config import model
 from gateway.observe.metrics import Metrics
+from gateway.upstream.discovery import Found
 from gateway.upstream.upstream import Target, Upstream
 from tests.kit.clock import FakeClock
 from tests.kit.origin import OK
@@ -241,3 +243,33 @@ async def test_the_gauges_are_read_from_the_upstream_until_it_is_closed() -> Non
     await made.aclose()
     assert meter.source is other, "one that is gone has taken the gauges of its successor away"
     await other.aclose()
+
+
+# ── targets that are found ──
+
+
+async def test_a_found_target_bears_the_name_behind_its_address(upstream: Upstream) -> None:
+    upstream.apply(settings("http://a"))
+    one = Found("https://10.0.0.1:443", 3, {"zone": "b"}, True, "a.test", "a.test")
+    upstream.retarget([one])
+    (target,) = upstream.targets
+    assert (target.name, target.authority) == ("10.0.0.1:443", b"a.test")
+    assert target.endpoint.server_hostname == "a.test"
+    assert (target.weight, target.labels, target.backup) == (3, {"zone": "b"}, True)
+    upstream.retarget([replace(one, weight=1)])
+    assert upstream.targets == (target,)
+
+
+async def test_the_same_address_under_another_name_is_another_target(upstream: Upstream) -> None:
+    upstream.apply(settings("http://a"))
+    upstream.retarget([Found("https://10.0.0.1:443", server_name="a.test")])
+    (before,) = upstream.targets
+    upstream.retarget([Found("https://10.0.0.1:443", server_name="b.test")])
+    assert upstream.targets != (before,)
+    assert before.connections.closed, "no request may use what was verified for another name"
+
+
+async def test_a_name_that_is_written_is_asked_for_whatever_was_found(upstream: Upstream) -> None:
+    upstream.apply(settings("http://a", tls=model.UpstreamTls(server_name="own.test")))
+    upstream.retarget([Found("https://10.0.0.1:443", server_name="a.test")])
+    assert upstream.targets[0].endpoint.server_hostname == "own.test"
