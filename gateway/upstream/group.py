@@ -3,7 +3,7 @@
 Rules of this file: `refresh` decides, once for each change of a target's state, from whom `pick` draws; a request pays for
 the draw alone. Primary targets come first; backups are for when no primary is available, and for a further try when all
 primaries were tried. Panic sets ejections aside and nothing else: who is down by active checks, draining or cut off by its
-circuit is never picked.
+circuit is never picked. Who is ejected gets no first try, but a further one when all others were tried.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Group:
             return self.drawn[0] if len(self.drawn) == 1 else self._balancer.other(exchange, tried)
         fresh = [target for target in self._reserve if target not in tried]
         if fresh:
-            return min(fresh, key=lambda target: target.in_flight / target.share)
+            return min(fresh, key=lambda one: (one.ejected_until, one.in_flight / one.share))
         return self._choose(exchange)
 
     def _kept(self, exchange: Exchange | None, tried: Sequence[Target]) -> Target | None:
@@ -152,7 +152,7 @@ class Group:
             return None
         if not sticky.fail:
             return target if target in self.drawn and target not in tried else None
-        if target in self.drawn or target in self._reserve:
+        if target in self.drawn or (target in self._reserve and not target.ejected_until):
             return target  # once more, if it was tried: nobody else has this client's session
         raise errors.NoHealthyTarget(
             f"{target.name}, which this client's cookie names, is {target.state}"
@@ -179,6 +179,8 @@ class Group:
                 usable = [target for target in wider if target.usable]
                 if usable:
                     return tuple(usable), tuple(reserve), usable != drawn
+        # A target that was ejected may serve again by now; one that this request has tried has just shown that it does not.
+        reserve += [target for target in tier if target.ejected_until and target.usable]
         return tuple(drawn), tuple(reserve), False
 
     def _said(self) -> errors.GatewayError:

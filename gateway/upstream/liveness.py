@@ -30,6 +30,10 @@ _TOLD: dict[State, Kind] = {
     State.OPEN: "circuit_opened",
 }
 
+SETTLED = 1.0
+"""Seconds after which an ejection may end for another target's sake. Where all of them fail they would else take turns at
+every request."""
+
 
 class Owner(Protocol):
     """What is asked of an upstream."""
@@ -78,7 +82,7 @@ class Watch:
             return
         now = self._clock.now()
         why = self.record.failed(target, settings, now)
-        if why and may_eject(target, self._liveness.upstream.targets, settings.max_percent):
+        if why and self._liveness.make_room(target, settings.max_percent):
             self._liveness.set_aside(target, f"{why}, the last one: {last}")
 
 
@@ -216,6 +220,21 @@ class Liveness:
         self._meter.target(target.name).ejections += 1
         self._at(("ejected", target), target.ejected_until, self._ejection_over, target)
         self._changed(target, "ejected", f"{why}; for {seconds:g} s")
+
+    def make_room(self, target: Target, max_percent: float) -> bool:
+        """Whether `target` may be set aside, which may cost another one that place: what failed last is known best.
+
+        After a rolling restart the first target is back long before its ejection is over, and another one is dead.
+        """
+        targets = self.upstream.targets
+        if may_eject(target, targets, max_percent):
+            return True
+        latest = self.clock.now() - SETTLED
+        out = [one for one in targets if one.ejected_until and one.usable and one.since <= latest]
+        if not out or target.ejected_until:
+            return False
+        self._restore(min(out, key=lambda one: one.since), f"{target.name} fails now")
+        return may_eject(target, targets, max_percent)
 
     def _ejection_over(self, target: Target) -> None:
         self._restore(target, "its time is over")

@@ -143,6 +143,49 @@ async def test_at_most_half_of_the_targets_are_out_at_a_time(tried: Tried) -> No
     assert tried.picked() == "abd"
 
 
+async def test_what_fails_now_takes_the_place_of_what_was_ejected_longest_ago(
+    tried: Tried,
+) -> None:
+    a, b, c, _ = tried.apply(eject={"consecutive_failures": 2, "base": "10s"})
+    fail(a, 2)
+    tried.clock.advance(0.5)
+    fail(b, 2)
+    fail(c, 2)
+    assert tried.picked() == "cd", "none has been out for a second: targets do not take turns"
+    tried.clock.advance(0.6)
+    fail(c, 1)
+    assert tried.picked() == "ad"
+    assert tried.events()[-2:] == [
+        ("restored", "a:80", "c:80 fails now"),
+        ("ejected", "c:80", "3 failures in a row, the last one: upstream_reset; for 10 s"),
+    ]
+    tried.clock.advance(9.5)
+    assert tried.picked() == "abd", "its own time is over"
+
+
+async def test_of_two_the_one_that_is_back_serves_when_the_other_fails(tried: Tried) -> None:
+    a, b = tried.apply("ab", eject={"consecutive_failures": 5}, panic="off")
+    fail(a, 5)
+    tried.clock.advance(2)
+    fail(b, 4)
+    assert tried.picked() == "b"
+    fail(b, 1)
+    assert tried.picked() == "a"
+
+
+async def test_who_is_down_or_drains_gives_its_place_to_nobody(tried: Tried) -> None:
+    a, b = tried.apply("ab", eject={"consecutive_failures": 5})
+    fail(a, 5)
+    tried.clock.advance(2)
+    for word, value in (("healthy", False), ("draining", True)):
+        setattr(a, word, value)
+        tried.upstream.refresh()
+        fail(b, 20)
+        assert tried.picked() == "b"
+        assert a.ejected_until
+        setattr(a, word, not value)
+
+
 async def test_the_only_target_is_never_ejected(tried: Tried) -> None:
     (a,) = tried.apply("a", eject={"consecutive_failures": 1, "max_percent": 100})
     fail(a, 100)
