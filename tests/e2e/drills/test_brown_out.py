@@ -24,11 +24,11 @@ async def test_retries_do_not_make_a_brown_out_worse(fleet: Fleet) -> None:
         await origin.tell("delay 0.04")
     async with Load(gateway.address) as load:
         load.at(80)
-        await asyncio.sleep(2)
+        await asyncio.sleep(1.5)
         for origin in origins:
             await origin.tell("delay 0.4")
         slow_from = asyncio.get_running_loop().time()
-        await asyncio.sleep(4)
+        await asyncio.sleep(3.5)
         for origin in origins:
             await origin.tell("delay 0.04")
         await load.settle()
@@ -36,8 +36,8 @@ async def test_retries_do_not_make_a_brown_out_worse(fleet: Fleet) -> None:
         arrived = sum(len(origin.asked()) for origin in origins)
         hurt = load.failed()
         load.at(80)
-        await asyncio.sleep(1)
-    assert asked > 250
+        await asyncio.sleep(0.5)
+    assert asked > 200
     assert len(hurt) > 100
     assert {outcome.word for outcome in hurt} == {"504 upstream_header_timeout"}
     assert min(outcome.began for outcome in hurt) > slow_from - 1
