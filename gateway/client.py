@@ -237,12 +237,15 @@ class Clients:
         lines = b""
         if self._id_prefix:
             lines = b"%b%b\r\n" % (self._id_prefix, exchange.request_id.encode("ascii"))
+            exchange.id_line = lines
         if self._creates_trace:
             lines += self._trace_lines(exchange)
         return lines
 
     def echo(self, exchange: Exchange) -> bytes:
         """The response's request-id line; empty where it is not asked for."""
+        if exchange.id_line and self.echoed:
+            return exchange.id_line
         if not self.echoed or not exchange.request_id:
             return b""
         return b"%b%b\r\n" % (self._id_prefix, exchange.request_id.encode("ascii"))

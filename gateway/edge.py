@@ -23,7 +23,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from gateway import errors
 from gateway.heads import LINGER, apart, named, options, parser
-from gateway.incoming import BadBody, Incoming, bound_unread
+from gateway.incoming import KEEP, BadBody, Incoming, bound_unread
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -212,8 +212,8 @@ class ClientConnection(RequestHandler):
         self._messages.popleft()
         if self._parser is not None:
             self._parser.message_consumed()
-        self.answered_at = self.clock.now()
-        if not sent.keep_alive:
+        self.answered_at = exchange.ended
+        if sent is not KEEP:
             self.force_close()
 
     def _heads_complete(self, data: bytes, fresh: int) -> None:

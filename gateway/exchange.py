@@ -64,6 +64,8 @@ class Exchange:
     listener: str
     """Name of the listener."""
     request_id: str = ""
+    id_line: bytes = b""
+    """The request id as a field, once it was made for the upstream."""
     trace_id: str = ""
 
     # ── where it goes ──

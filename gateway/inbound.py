@@ -130,17 +130,16 @@ class Known:
 
 def recall(exchange: Exchange) -> bool:
     """Fill in what `check` and `Clients.identify` would, where the head's fields are those of the one before."""
-    client = exchange.incoming.protocol
-    known: Known | None = getattr(client, "known", None)
+    incoming, target = exchange.incoming, exchange.target
+    known: Known | None = getattr(incoming.protocol, "known", None)
     if (
         known is None
-        or known.raw_headers != exchange.raw_headers
+        or known.raw_headers != exchange.raw_headers  # so it has no body either
         or known.generation != exchange.snapshot.generation
         or exchange.method in _UNUSUAL
-        or exchange.target[:1] != "/"
-        or "#" in exchange.target
-        or exchange.incoming.message.version != HttpVersion11
-        or exchange.incoming.has_body
+        or target[:1] != "/"
+        or "#" in target
+        or incoming.message.version != HttpVersion11
     ):
         return False
     exchange.known = known
@@ -154,7 +153,8 @@ def recall(exchange: Exchange) -> bool:
         exchange.request_id = known.request_id
     if known.trace_id:
         exchange.trace_id = known.trace_id
-    exchange.path, _, exchange.query = exchange.target.partition("?")
+    if "?" in target:
+        exchange.path, _, exchange.query = target.partition("?")
     return True
 
 

@@ -81,8 +81,10 @@ class Proxy:
                 exchange.route, exchange.captures, exchange.target = snapshot.router.match(exchange)
         except errors.GatewayError as error:
             _refused(exchange, error)
-        self._start(exchange)
-        answer = exchange.answer
+        try:
+            exchange.answer = answer = exchange.route.handler(exchange)
+        except Exception as error:  # noqa: BLE001 - every failure is answered
+            exchange.answer = answer = _failed(exchange, error)
         if arrived is not None and isinstance(answer, Begun):
             answer.call(arrived)
             exchange.tells = True
@@ -95,14 +97,11 @@ class Proxy:
         self.in_flight += 1
         exchange.close = True
         _refused(exchange, error)
-        self._start(exchange)
-        return self.answer(exchange)
-
-    def _start(self, exchange: Exchange) -> None:
         try:
             exchange.answer = exchange.route.handler(exchange)
-        except Exception as error:  # noqa: BLE001 - every failure is answered
-            exchange.answer = _failed(exchange, error)
+        except errors.GatewayError as refusal:
+            exchange.answer = _failed(exchange, refusal)
+        return self.answer(exchange)
 
     def at_once(self, exchange: Exchange) -> Sent | None:
         """Send the answer, if all of it is there and its client reads; None: it has to be awaited."""
@@ -122,7 +121,7 @@ class Proxy:
             if client.writing_paused:
                 exchange.sent = sent
                 return None
-            self._end(exchange)
+            self._end(exchange, exchange.replied_at)  # that was just now
         return sent
 
     async def answer(self, exchange: Exchange) -> Sent:
@@ -341,20 +340,22 @@ class Proxy:
             head.append(server_timing(exchange, now))
         return head
 
-    def _end(self, exchange: Exchange) -> None:
-        """Account for it, once."""
+    def _end(self, exchange: Exchange, now: float = 0.0) -> None:
+        """Account for it, once. `now`: when it has ended, if not at this moment."""
         if exchange.target_in_use is not None:
             release(exchange, whole=False)
         self.in_flight -= 1
         exchange.snapshot.in_flight -= 1
-        exchange.ended = self.clock.now()
+        exchange.ended = now or self.clock.now()
         if not exchange.status:
             exchange.status, exchange.source = 499, "client"
         for finish in exchange.route.at_finish:
             finish(exchange)
         # Left as rings, these would wait for the garbage collector: the upload and the try know their exchange.
-        exchange.upload = None
-        exchange.task = None
+        if exchange.upload is not None:
+            exchange.upload = None
+        if exchange.task is not None:
+            exchange.task = None
         del exchange.answer
 
 

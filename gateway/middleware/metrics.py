@@ -19,10 +19,9 @@ def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
     """Count the request in now and out when the exchange has ended."""
     meter = build.metrics.route(route.name)
     build.at_finish.append(meter.finish)
-    begin = meter.begin
 
     def metrics(exchange: Exchange) -> Awaitable[Reply]:
-        begin()
+        meter.in_flight += 1
         return forward(exchange)
 
     return metrics
