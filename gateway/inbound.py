@@ -110,7 +110,7 @@ class Known:
     """
 
     __slots__ = (
-        "authority", "client_ip", "fields", "generation", "host", "peer_trusted", "raw_headers", "request_id", "scheme",
+        "authority", "client_ip", "expects", "fields", "generation", "has_body", "host", "length", "peer_trusted", "raw_headers", "request_id", "scheme",
         "trace_id",
     )  # fmt: skip
 
@@ -124,6 +124,8 @@ class Known:
         self.peer_trusted = exchange.peer_trusted
         self.request_id = exchange.request_id
         self.trace_id = exchange.trace_id
+        self.has_body, self.length = exchange.has_body, exchange.length
+        self.expects = exchange.expects
         self.fields: dict[str, bytes] = {}
         """What goes to the upstream, by the name of the route."""
 
@@ -134,7 +136,7 @@ def recall(exchange: Exchange) -> bool:
     known: Known | None = getattr(incoming.protocol, "known", None)
     if (
         known is None
-        or known.raw_headers != exchange.raw_headers  # so it has no body either
+        or known.raw_headers != exchange.raw_headers
         or known.generation != exchange.snapshot.generation
         or exchange.method in _UNUSUAL
         or target[:1] != "/"
@@ -153,6 +155,8 @@ def recall(exchange: Exchange) -> bool:
         exchange.request_id = known.request_id
     if known.trace_id:
         exchange.trace_id = known.trace_id
+    if known.has_body:
+        exchange.has_body, exchange.length, exchange.expects = True, known.length, known.expects
     if "?" in target:
         exchange.path, _, exchange.query = target.partition("?")
     return True
@@ -165,7 +169,6 @@ def remember(exchange: Exchange) -> None:
         type(client) is ClientConnection
         and client.admitted
         and not client.long_head
-        and not exchange.has_body
         and not exchange.http10
         and not message.upgrade
         and message.path[:1] == "/"  # of a whole URL, the host is not that of the fields

@@ -237,3 +237,44 @@ async def test_a_time_out_of_a_request_under_way_is_told_as_ever(
         running.clock.advance(6)
         answer = await client.response()
         assert (answer.status, reason in answer.body) == (504, True)
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"])
+async def test_bodies_with_the_same_fields_are_bodies_of_their_own(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, framing: bytes
+) -> None:
+    up = await origin()
+    client = await raw(await gateway(up))
+    bodies = [b"%d-abc" % number for number in range(4)]
+    for number, body in enumerate(bodies):
+        framed = body if b"Length" in framing else b"5\r\n%b\r\n0\r\n\r\n" % body
+        head = ask(HOST + framing, b"/%d" % number, b"POST")
+        if number % 2:  # in two segments, so that it is awaited
+            await client.send(head)
+            await client.send(framed)
+        else:
+            await client.send(head + framed)
+        assert (await client.response("POST")).status == 200
+    assert [message.body for message in up.requests] == bodies
+    assert len({message.get(b"Content-Length") for message in up.requests}) == 1
+
+
+async def test_a_body_too_large_is_refused_though_its_fields_are_known(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up = await origin()
+    running = await gateway(
+        {
+            "routes": [
+                {"name": "wide", "path": "/wide", "to": up.url},
+                {"name": "narrow", "path": "/narrow", "to": up.url, "body": "4B"},
+            ]
+        }
+    )
+    client = await raw(running)
+    statuses = []
+    for path in (b"/wide", b"/wide", b"/narrow"):
+        await client.send(ask(HOST + b"Content-Length: 5\r\n", path, b"POST") + b"hello")
+        statuses.append((await client.response("POST")).status)
+    assert statuses == [200, 200, 413]
+    assert len(up.requests) == 2
