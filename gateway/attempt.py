@@ -117,6 +117,13 @@ class Attempt:
         meter = upstream.meter
         meter.target(exchange.target_name).by_class[min(status // 100, 5)] += 1
         meter.head(now - exchange.sent_at, status)
+        target = exchange.target_in_use
+        assert target is not None
+        target.succeeded(status, now - exchange.sent_at)
+        permit = exchange.permit
+        if permit is not None:
+            exchange.permit = None
+            permit.answered(status, now)
         return reply
 
     async def _past_interim(
@@ -197,6 +204,16 @@ class Attempt:
         return reply
 
 
+def failed(exchange: Exchange, target: Target, error: errors.UpstreamError) -> None:
+    """The present try has failed: tell those who keep count of the target's tries."""
+    now = target.clock.now()
+    target.failed(error, now - exchange.sent_at)
+    permit = exchange.permit
+    if permit is not None:
+        exchange.permit = None
+        permit.failed(error, now)
+
+
 def release(exchange: Exchange, *, whole: bool = True) -> None:
     """Give back what the present try has leased. `whole`: its response was read to the end. Idempotent."""
     target, wire, pump = exchange.target_in_use, exchange.wire, exchange.pump
@@ -204,6 +221,10 @@ def release(exchange: Exchange, *, whole: bool = True) -> None:
         return
     exchange.target_in_use = None
     target.in_flight -= 1
+    permit = exchange.permit
+    if permit is not None:  # its client has left, or it got no connection: there is no verdict
+        exchange.permit = None
+        permit.lost()
     if whole:
         target.last_byte(target.clock.now() - exchange.sent_at)
     if pump is not None:

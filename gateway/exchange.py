@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.middleware.tap import Tap
     from gateway.relay import Upload
     from gateway.snapshot import Route, Snapshot
+    from gateway.upstream.breaker import Permit
     from gateway.upstream.upstream import Target
     from gateway.upstream.wire import Wire
 
@@ -127,6 +128,8 @@ class Exchange:
     """Where the answer is awaited; None while nobody has to."""
     wire: Wire | None = None
     """The connection on lease; `target` counts it."""
+    permit: Permit | None = None
+    """Of the circuit, for the present try; None: there is none, or it knows already how the try has ended."""
     target_in_use: Target | None = None
     upload: Upload | None = None
     pump: asyncio.Task[None] | None = None

@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from gateway import errors, headers, relay
-from gateway.attempt import Attempt, or_never, release
+from gateway.attempt import Attempt, failed, or_never, release
 from gateway.config import effective
 from gateway.outbound import Outbound, request_fields
 from gateway.routing.rewrite import compile_host, compile_rewrite
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.client import Clients
     from gateway.exchange import Exchange, Reply
     from gateway.middleware.base import Build
+    from gateway.upstream.breaker import Breaker
     from gateway.upstream.upstream import Target, Upstream
     from gateway.upstream.wire import Wire
 
@@ -159,8 +160,8 @@ class Forward:
         if policy.per_try is not None:
             return self._tries(exchange, upstream, request)
         target = upstream.pick(exchange)
-        wire = target.connections.take()
         self._lease(exchange, target)
+        wire = target.connections.take()
         if wire is None:
             return self._tries(exchange, upstream, request)
         self.attempt.write(exchange, wire, target, request)
@@ -171,6 +172,18 @@ class Forward:
         exchange.target_name = target.name
         exchange.attempts += 1
         target.in_flight += 1
+        if target.breaker is not None:
+            self._admit(exchange, target.breaker)
+
+    def _admit(self, exchange: Exchange, breaker: Breaker) -> None:
+        """Ask the circuit whether this try may begin: after `pick` it may, the same target once more maybe not.
+
+        Raises errors.CircuitOpen.
+        """
+        exchange.permit = breaker.admit(self._clock.now())
+        if exchange.permit is None:
+            release(exchange, whole=False)
+            raise errors.CircuitOpen(f"the circuit of {exchange.target_name} is open")
 
     async def _tries(
         self,
@@ -196,6 +209,7 @@ class Forward:
                 if exchange.fault is not None:
                     raise
                 upstream.meter.target(target.name).by_class[0] += 1
+                failed(exchange, target, error)
                 if self._resent(exchange, upstream, target, course, error):
                     continue
             else:

@@ -27,12 +27,8 @@ WAITING: frozenset[str] = frozenset(
         "branch.labels",
         # The same client takes the same branch.
         "branch.sticky_by",
-        # Passive ejection.
-        "upstream.eject",
         # Too few are left: ejections are set aside.
         "upstream.panic",
-        # Breakers.
-        "upstream.circuit",
         # Limits of requests under way, and their queue.
         "upstream.concurrency",
         # Whole bodies in memory, in front of synchronous workers.

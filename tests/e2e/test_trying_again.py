@@ -266,7 +266,8 @@ async def test_the_extra_try_goes_to_a_target_that_was_not_tried(
     gone, up = await origin(), await origin()
     await gone.refuse()
     targets = [{"url": gone.url, "weight": 99}, {"url": up.url}]  # nearly all first tries fail
-    running = await gateway(up, upstream={"targets": targets}, route={"retry": {"budget": "off"}})
+    upstream = {"targets": targets, "eject": "off"}
+    running = await gateway(up, upstream=upstream, route={"retry": {"budget": "off"}})
     client = await raw(running)
     for _ in range(20):
         assert (await client.ask(get())).status == 200
