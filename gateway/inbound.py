@@ -110,8 +110,8 @@ class Known:
     """
 
     __slots__ = (
-        "authority", "client_ip", "expects", "fields", "generation", "has_body", "host", "length", "peer_trusted", "raw_headers", "request_id", "scheme",
-        "trace_id",
+        "authority", "client_ip", "expects", "fields", "generation", "has_body", "host", "length", "peer_trusted",
+        "raw_headers", "request_id", "scheme", "trace_id",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange) -> None:
