@@ -2,7 +2,8 @@
 
 Rules of this file: the count of open connections never passes `limit`; last in, first out, so that a burst's surplus ages
 out; a connection is handed over only if nothing has arrived on it since it was laid to rest. The ticker ends what has
-rested for too long (`Wire.expire`); nothing here has a timer of its own.
+rested for too long (`Wire.expire`), before the target does so itself: how long that is, its own closes teach
+(patience.py). Nothing here has a timer of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from gateway import errors
+from gateway.upstream.patience import Patience
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
@@ -27,7 +29,8 @@ class Connections:
         self._clock = clock
         self._counts = counts
         self.limit = math.inf
-        self.idle_for = 4.0
+        self.patience = Patience(4.0)
+        """How long a connection rests: `pool.idle` at most."""
         self.max_age = math.inf
         self.open = 0
         """Leased, resting and being made."""
@@ -40,10 +43,10 @@ class Connections:
         resting = self.resting
         while resting:
             wire = resting.pop()
-            wire.resting = False
-            wire.due = math.inf
             # It rested, so nothing has come and it is not lost: `Wire` ends itself then. It may be on its way to that.
             if wire.transport is not None and not wire.transport.is_closing():
+                wire.resting = False
+                wire.due = math.inf
                 self._counts.reused += 1
                 return wire
             wire.end()
@@ -79,7 +82,8 @@ class Connections:
 
     def give_back(self, wire: Wire) -> None:
         """The response has ended: rest, or end, the connection."""
-        if self.closed or not wire.reusable() or self._clock.now() - wire.made_at > self.max_age:
+        now = self._clock.now()
+        if self.closed or not wire.reusable() or now - wire.made_at > self.max_age:
             wire.end()
             return
         wire.used += 1
@@ -90,8 +94,14 @@ class Connections:
                 turn.set_result(wire)
                 self._counts.reused += 1
                 return
+        keep_for = self.patience.keep_for
+        if not keep_for:
+            self.patience.outlived(now)
+            wire.end()
+            return
         wire.resting = True
-        wire.due = self._clock.now() + self.idle_for
+        wire.rested_at = now
+        wire.due = now + keep_for
         self.resting.append(wire)
 
     def close(self) -> None:
@@ -128,8 +138,18 @@ class Connections:
         self.open -= 1
         if wire is not None and wire.resting:
             wire.resting = False
-            self.resting.remove(wire)
+            if wire in self.resting:  # not if it is being taken
+                self.resting.remove(wire)
+            self._learn(wire)
         self._wake()
+
+    def _learn(self, wire: Wire) -> None:
+        """A connection has ended at rest: who ended it tells how long the next may rest."""
+        now = self._clock.now()
+        if wire.expired:
+            self.patience.outlived(now)
+        elif not self.closed:
+            self.patience.learn(now - wire.rested_at, now)
 
     def _wake(self) -> None:
         while self.waiting and self.open < self.limit:

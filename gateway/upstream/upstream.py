@@ -158,7 +158,7 @@ class Upstream:
             target.speed = self._speed if settings.balance == "ewma" else None
             connections = target.connections
             connections.limit = math.inf if settings.pool.max is None else settings.pool.max
-            connections.idle_for = settings.pool.idle
+            connections.patience.configure(settings.pool.idle)
             connections.max_age = (
                 math.inf if settings.pool.max_age is None else settings.pool.max_age
             )

@@ -61,6 +61,10 @@ class Wire(ResponseHandler):
         """Whether any byte came back for the present request."""
         self.resting = False
         """In the idle list: any byte that arrives now belongs to nobody."""
+        self.rested_at = 0.0
+        """Clock seconds: since when it rests."""
+        self.expired = False
+        """It has rested for as long as it may, and is ended by us."""
         self._head_room = 0
         """Bytes that may still come before the head that is waited for is complete; 0: none is waited for."""
         self._parser_is_clean = False
@@ -88,6 +92,7 @@ class Wire(ResponseHandler):
         """The upstream has been silent for too long; or, resting, the connection has been idle for long enough."""
         self.due = math.inf
         if self.resting:
+            self.expired = True
             self.end()
         else:
             self.set_exception(self.overdue())

@@ -101,6 +101,7 @@ async def target(_leak_guard: None, origin: MakeOrigin) -> AsyncIterator[MakeTar
 
     async def make(script: Any = OK, **settings: float) -> Target:
         one = Target(await origin(script))
+        one.connections.patience.configure(settings.pop("idle", 4.0))
         for name, value in settings.items():
             setattr(one.connections, name, value)
         made.append(one)
@@ -133,7 +134,7 @@ async def test_the_last_one_given_back_is_the_first_one_taken(target: MakeTarget
 
 
 async def test_a_connection_that_rested_for_idle_for_is_ended(target: MakeTarget) -> None:
-    one = await target(idle_for=4.0)
+    one = await target(idle=4.0)
     wire = await one.serve()
     one.clock.advance(3.9)
     assert wire.is_connected()
@@ -144,7 +145,7 @@ async def test_a_connection_that_rested_for_idle_for_is_ended(target: MakeTarget
 
 
 async def test_a_leased_connection_is_not_ended_for_its_earlier_rest(target: MakeTarget) -> None:
-    one = await target(idle_for=4.0)
+    one = await target(idle=4.0)
     await one.serve()
     wire = await one.lease()
     one.clock.advance(100)
@@ -186,6 +187,39 @@ async def test_a_connection_that_ends_at_rest_is_not_handed_over(
             await asyncio.sleep(0.005)
     assert one.connections.take() is None
     assert not one.connections.resting
+
+
+async def test_a_target_that_ends_connections_at_rest_teaches_how_long_they_may(
+    target: MakeTarget,
+) -> None:
+    go = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await go.wait()
+
+    one = await target(script, idle=30.0)
+    await one.serve()
+    one.clock.advance(5.0)
+    go.set()
+    async with asyncio.timeout(PATIENCE):
+        while one.connections.open:
+            await asyncio.sleep(0.005)
+    assert one.connections.patience.keep_for == pytest.approx(4.0)
+    go.clear()
+    wire = await one.serve()
+    one.clock.advance(4.1)
+    assert not wire.is_connected(), "it rests no longer than the target lets it"
+    go.set()
+
+
+async def test_where_no_connection_may_rest_each_request_has_its_own(target: MakeTarget) -> None:
+    one = await target(idle=0.0)
+    first = await one.serve()
+    assert not first.is_connected()
+    assert (await one.serve()) is not first
+    assert one.connections.open == 0
 
 
 async def test_a_response_that_ends_the_connection_leaves_nothing_at_rest(

@@ -106,7 +106,11 @@ async def test_the_pools_settings_hold_for_targets_that_are_there(upstream: Upst
     [target] = upstream.targets
     upstream.apply(settings("http://a", pool=model.Pool(max=7, idle=9.0, max_age=60.0)))
     connections = target.connections
-    assert (connections.limit, connections.idle_for, connections.max_age) == (7, 9.0, 60.0)
+    assert (connections.limit, connections.patience.configured, connections.max_age) == (
+        7,
+        9.0,
+        60.0,
+    )
     upstream.apply(settings("http://a", pool=model.Pool(max=None)))
     assert (connections.limit, connections.max_age) == (math.inf, math.inf)
 
