@@ -206,10 +206,10 @@ async def test_a_target_that_ends_connections_at_rest_teaches_how_long_they_may(
     async with asyncio.timeout(PATIENCE):
         while one.connections.open:
             await asyncio.sleep(0.005)
-    assert one.connections.patience.keep_for == pytest.approx(4.0)
+    assert one.connections.patience.keep_for == pytest.approx(4.0, abs=0.2)
     go.clear()
     wire = await one.serve()
-    one.clock.advance(4.1)
+    one.clock.advance(4.5)
     assert not wire.is_connected(), "it rests no longer than the target lets it"
     go.set()
 
