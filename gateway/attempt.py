@@ -114,6 +114,10 @@ class Attempt:
             if status == 101
             else self._reply(exchange, wire, message, payload)
         )
+        if upstream.sticky is not None and exchange.target_in_use is not None:
+            line = upstream.sticky.set_cookie(exchange, exchange.target_in_use)
+            if line:
+                reply.lines.append(line)
         meter = upstream.meter
         meter.target(exchange.target_name).by_class[min(status // 100, 5)] += 1
         meter.head(now - exchange.sent_at, status)

@@ -18,6 +18,7 @@ from gateway.outbound import Outbound, request_fields
 from gateway.routing.rewrite import compile_host, compile_rewrite
 from gateway.upgrade import Upgrades
 from gateway.upstream import retry
+from gateway.upstream.split import Split
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange, Reply
     from gateway.middleware.base import Build
     from gateway.upstream.breaker import Breaker
+    from gateway.upstream.group import Group
     from gateway.upstream.upstream import Target, Upstream
     from gateway.upstream.wire import Wire
 
@@ -38,19 +40,19 @@ _random = Random().random  # noqa: S311 - spread, not secrecy
 class Begun:
     """A first try whose request is written. Awaited, it is the answer, however many tries that takes."""
 
-    __slots__ = ("_exchange", "_forward", "_request", "_upstream", "_wire")
+    __slots__ = ("_exchange", "_forward", "_group", "_request", "_wire")
 
     def __init__(
         self,
         forward: Forward,
         exchange: Exchange,
-        upstream: Upstream,
+        group: Group,
         request: Outbound,
         wire: Wire,
     ) -> None:
         self._forward = forward
         self._exchange = exchange
-        self._upstream = upstream
+        self._group = group
         self._request = request
         self._wire = wire
 
@@ -73,7 +75,7 @@ class Begun:
             return None
         try:
             reply = self._forward.attempt.judge(
-                self._exchange, self._wire, self._upstream, message, payload
+                self._exchange, self._wire, self._group.upstream, message, payload
             )
         except errors.GatewayError:
             return None  # judged again, and maybe tried again, by whoever awaits it
@@ -88,7 +90,7 @@ class Begun:
     def __await__(self) -> Generator[Any, None, Reply]:
         self._wire.on_answer = None
         return self._forward._tries(
-            self._exchange, self._upstream, self._request, self._wire
+            self._exchange, self._group, self._request, self._wire
         ).__await__()
 
 
@@ -118,11 +120,7 @@ class Forward:
         assert isinstance(answer, effective.Forward)
         self._clients = clients
         self._clock = build.clock
-        self._branches = [
-            (branch.weight, build.upstreams[branch.upstream]) for branch in answer.branches
-        ]
-        self._only = self._branches[0][1] if len(self._branches) == 1 else None
-        self._weights = sum(weight for weight, _ in self._branches)
+        self._split = Split(route.name, answer.branches, build.upstreams)
         self._rewrite = compile_rewrite(route, build.config.upstreams)
         self._rewrite_host = compile_host(route)
         self._prefix = (policies.rewrite.strip_prefix or "").encode()
@@ -147,7 +145,8 @@ class Forward:
 
     def __call__(self, exchange: Exchange) -> Awaitable[Reply]:
         """Forward. Raises errors.GatewayError; so does what is returned, when it is awaited."""
-        upstream = self._only or self._draw()
+        group = self._split.only or self._split.draw(exchange)
+        upstream = group.upstream
         exchange.upstream = upstream.name
         if exchange.incoming.message.upgrade:
             self._upgrades.judge(exchange)
@@ -158,14 +157,14 @@ class Forward:
         if policy.share is not None:
             upstream.budget.first(exchange.began)
         if policy.per_try is not None:
-            return self._tries(exchange, upstream, request)
-        target = upstream.pick(exchange)
+            return self._tries(exchange, group, request)
+        target = group.only or group.pick(exchange)
         self._lease(exchange, target)
         wire = target.connections.take()
         if wire is None:
-            return self._tries(exchange, upstream, request)
+            return self._tries(exchange, group, request)
         self.attempt.write(exchange, wire, target, request)
-        return Begun(self, exchange, upstream, request, wire)
+        return Begun(self, exchange, group, request, wire)
 
     def _lease(self, exchange: Exchange, target: Target) -> None:
         exchange.target_in_use = target
@@ -188,16 +187,17 @@ class Forward:
     async def _tries(
         self,
         exchange: Exchange,
-        upstream: Upstream,
+        group: Group,
         request: Outbound,
         begun: Wire | None = None,
     ) -> Reply:
         """Try until there is an answer. `begun`: the first request is out already, on this connection."""
+        upstream = group.upstream
         course = _Course()
         while True:
             target = exchange.target_in_use
             if target is None:
-                target = course.fresh or upstream.pick(exchange, course.tried)
+                target = course.fresh or group.pick(exchange, course.tried)
                 self._lease(exchange, target)
             try:
                 if begun is not None:
@@ -354,15 +354,6 @@ class Forward:
             rate=self._body_rate,
             unread=self._idle,
         )
-
-    def _draw(self) -> Upstream:
-        """One branch of a split, by weight."""
-        point = _random() * self._weights
-        for weight, upstream in self._branches:
-            point -= weight
-            if point < 0:
-                return upstream
-        return self._branches[-1][1]
 
     def _request(self, exchange: Exchange, upstream: Upstream) -> Outbound:
         target = exchange.target

@@ -14,21 +14,6 @@ from __future__ import annotations
 
 WAITING: frozenset[str] = frozenset(
     (
-        # Balancing: words of `balance:`, of which the last takes a placeholder.
-        # Here: time to first byte, weighted.
-        "balance.ewma",
-        # The same client goes to the same target, by a signed cookie.
-        "upstream.sticky",
-        # What signs it.
-        "server.secret",
-        # Subsets of targets.
-        "target.labels",
-        # A branch of a split that takes a subset.
-        "branch.labels",
-        # The same client takes the same branch.
-        "branch.sticky_by",
-        # Too few are left: ejections are set aside.
-        "upstream.panic",
         # Limits of requests under way, and their queue.
         "upstream.concurrency",
         # Whole bodies in memory, in front of synchronous workers.

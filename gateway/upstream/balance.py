@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from heapq import heapify, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import accumulate
 from random import Random
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from gateway.upstream.outlier import is_failure
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from gateway import errors
 
 _random = Random().random  # noqa: S311 - spread, not secrecy
 
@@ -79,7 +83,10 @@ class RandomChoice(Generic[T]):
 
     def other(self, exchange: Any, tried: Sequence[T], /) -> T:
         """Choose among those that remain."""
-        return _among_rest(self._like(), self._targets, exchange, tried)
+        rest = [target for target in self._targets if target not in tried]
+        among = self._like()
+        among.rebuild(rest, rest)
+        return among.choose(exchange)
 
     def _like(self) -> RandomChoice[T]:
         return type(self)(self._random)
@@ -104,14 +111,6 @@ class RandomChoice(Generic[T]):
         if point >= ends[at] - share:
             point += share  # the stretch of the first is not there
         return first, self._targets[self._at(point)]
-
-
-def _among_rest(
-    choice: RandomChoice[T], targets: Sequence[T], exchange: Any, tried: Sequence[T]
-) -> T:
-    rest = [target for target in targets if target not in tried]
-    choice.rebuild(rest, rest)
-    return choice.choose(exchange)
 
 
 class TwoChoices(RandomChoice[T]):
@@ -189,9 +188,10 @@ class PeakEwma(RandomChoice[E]):
         target.ewma = seconds if seconds > old * kept else old * kept + seconds * (1.0 - kept)
         target.ewma_at = now
 
-    def failed(self, target: E, _: Exception, seconds: float) -> None:
-        """`target` has not answered."""
-        self.succeeded(target, 0, _penalty(target, seconds))
+    def failed(self, target: E, error: errors.GatewayError, seconds: float) -> None:
+        """`target` has not answered; what is not its fault says nothing about it."""
+        if is_failure(error):
+            self.succeeded(target, 0, _penalty(target, seconds))
 
 
 def _cost(target: Timed, now: float) -> float:
@@ -223,6 +223,8 @@ class RoundRobin(Generic[T]):
         """A heap: (cycle, where in it from 0 to 1, index of the target, which of its turns in the cycle)."""
         self._cycle, self._point = 0, 0.0
         """Where the last turn was."""
+        self._further: RoundRobin[T] | None = None
+        """The round of further tries, once there has been one."""
 
     def rebuild(self, targets: Sequence[T], _members: Sequence[T], /) -> None:
         """Go on with `targets`; new ones join half a distance from now."""
@@ -239,17 +241,31 @@ class RoundRobin(Generic[T]):
         ]
         heapify(self._turns)
         self._cycle, self._point = 0, 0.0
+        if self._further is not None:
+            self._further.rebuild(targets, targets)
 
     def choose(self, _: Any, /) -> T:
         """Whose turn it is."""
         return self._targets[self._next()]
 
-    def other(self, exchange: Any, tried: Sequence[T], /) -> T:
-        """One of the others by two choices, which costs nobody its turn.
+    def other(self, _: Any, tried: Sequence[T], /) -> T:
+        """The next one of a round of its own, which only further tries take part in.
 
         If a further try took the turn of the next one, then of two targets the one that fails would get every first try.
         """
-        return _among_rest(TwoChoices(), self._targets, exchange, tried)
+        if self._further is None:
+            self._further = RoundRobin()
+            self._further.rebuild(self._targets, self._targets)
+        return self._further._next_beside(tried)
+
+    def _next_beside(self, tried: Sequence[T]) -> T:
+        passed = []
+        while self._targets[self._turns[0][2]] in tried:
+            passed.append(heappop(self._turns))
+        at = self._next()
+        for turn in passed:
+            heappush(self._turns, turn)
+        return self._targets[at]
 
     def _next(self) -> int:
         cycle, point, at, turn = self._turns[0]

@@ -81,10 +81,10 @@ class Group:
         """Find out anew from whom is drawn."""
         if self._labels or self._others:
             targets = tuple(target for target in targets if self._selects(target))
-        self.members = targets
+        changed, self.members = self.members != targets, targets
         drawn, self._reserve, self.panic = self._tiers()
         shares = [target.share for target in drawn]
-        if len(drawn) > 1 and (drawn != self.drawn or shares != self._shares):
+        if len(drawn) > 1 and (changed or drawn != self.drawn or shares != self._shares):
             self._balancer.rebuild(drawn, self.members)
         self.drawn, self._shares = drawn, shares
         alone = len(drawn) == 1 and not (self._sticky is not None and self._sticky.fail)

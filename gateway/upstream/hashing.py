@@ -113,8 +113,8 @@ class ConsistentHash(Generic[T]):
             self._place()
 
     def choose(self, exchange: Any, /) -> T:
-        """The target of the exchange's key, or the next on the ring that has room."""
-        key = self._key(exchange)
+        """The target of the exchange's key, or the next on the ring that has room. None has no key."""
+        key = None if exchange is None else self._key(exchange)
         if not key:
             return self._keyless.choose(exchange)
         points = self._points
@@ -126,7 +126,7 @@ class ConsistentHash(Generic[T]):
 
     def other(self, exchange: Any, tried: Sequence[T], /) -> T:
         """The next on the ring that is not among `tried`, if possible with room."""
-        key = self._key(exchange)
+        key = None if exchange is None else self._key(exchange)
         if not key:
             return self._keyless.other(exchange, tried)
         return self._next(bisect_right(self._points, place(key)), tried)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakValueDictionary
 
 from gateway.upstream import discovery
@@ -210,16 +210,12 @@ class Upstream:
         self.only = self._all.only
         self.concurrency.wake()
 
-    def pick(
-        self, exchange: Exchange | Sequence[Target] | None = None, tried: Sequence[Target] = ()
-    ) -> Target:
-        """The target for the next try: not one of `tried` while another remains.
+    def pick(self, exchange: Exchange | None = None, tried: Sequence[Target] = ()) -> Target:
+        """The target for the next try: not one of `tried` while another remains. `exchange`: for its key or cookie.
 
         Raises errors.NoHealthyTarget, errors.CircuitOpen.
         """
-        if isinstance(exchange, list | tuple):
-            return self._all.pick(None, exchange)
-        return self._all.pick(cast("Exchange | None", exchange), tried)
+        return self._all.pick(exchange, tried)
 
     async def enter(
         self, exchange: Exchange | None, target: Target, tried: Sequence[Target] = ()

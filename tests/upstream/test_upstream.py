@@ -202,7 +202,7 @@ async def test_a_single_target_is_picked_even_if_it_was_tried(upstream: Upstream
     upstream.apply(settings("http://a"))
     [target] = upstream.targets
     assert upstream.pick() is target
-    assert upstream.pick([target]) is target
+    assert upstream.pick(None, [target]) is target
 
 
 @pytest.mark.parametrize("balance", ["p2c", "round_robin"])
@@ -211,9 +211,9 @@ async def test_what_was_tried_is_not_picked_while_another_remains(
 ) -> None:
     upstream.apply(settings("http://a", "http://b", "http://c", balance=balance))
     a, b, c = upstream.targets
-    assert all(upstream.pick([a, c]) is b for _ in range(20))
-    assert {id(upstream.pick([a])) for _ in range(50)} == {id(b), id(c)}
-    assert {id(upstream.pick([a, b, c])) for _ in range(100)} == {id(a), id(b), id(c)}
+    assert all(upstream.pick(None, [a, c]) is b for _ in range(20))
+    assert {id(upstream.pick(None, [a])) for _ in range(50)} == {id(b), id(c)}
+    assert {id(upstream.pick(None, [a, b, c])) for _ in range(100)} == {id(a), id(b), id(c)}
 
 
 async def test_weights_that_have_changed_hold_at_once(upstream: Upstream) -> None:
