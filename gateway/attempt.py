@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway import errors, headers, relay, tasks
 from gateway.exchange import Exchange, Reply
+from gateway.middleware.deadline import TimeLeft
 from gateway.middleware.edit_headers import RequestEdits, ResponseEdits
 from gateway.outbound import ResponseHead, status_line
 
@@ -43,6 +44,7 @@ class Attempt:
         self._clock = build.clock
         self._upgrades = upgrades
         self._edits = RequestEdits.compile(policies.headers.request)
+        self._left = TimeLeft.compile(policies.deadline, build.clock)
         self._response_edits = ResponseEdits.compile(
             policies.headers.response,
             strip_prefix=policies.rewrite.strip_prefix or "",
@@ -59,13 +61,14 @@ class Attempt:
 
     @property
     def own_fields(self) -> frozenset[bytes]:
-        """Names (lower-case) of request fields that the route's edits write: the client's copies go."""
-        return self._edits.dropped if self._edits else frozenset()
+        """Names (lower-case) of request fields that the route writes itself: the client's copies go."""
+        edits = self._edits.dropped if self._edits else frozenset()
+        return edits | self._left.dropped if self._left else edits
 
     def write(self, exchange: Exchange, wire: Wire, target: Target, request: Outbound) -> None:
         """Send the request on `wire`, which is leased to `exchange` from now on; a body that is still coming is pumped.
 
-        Raises errors.UpstreamError for a connection that is lost already.
+        Raises errors.UpstreamError for a connection that is lost already, errors.TotalTimeout where no time is left.
         """
         exchange.wire = wire
         wire.prepare(head_only=exchange.method == "HEAD", trailers=exchange.wants_trailers)
@@ -74,6 +77,10 @@ class Attempt:
         if transport is None:
             raise wire.translate(ConnectionError("lost"))
         edits = self._edits.lines(exchange) if self._edits is not None else b""
+        if self._left is not None:
+            edits += self._left.lines(exchange)
+        if exchange.tap is not None:
+            exchange.tap.on_head(request, edits)
         head = request.head(target, edits)
         exchange.sent_at = sent_at = self._clock.now()
         upload = exchange.upload
@@ -171,6 +178,9 @@ class Attempt:
         ):
             idle = max(idle, EVENT_STREAM_IDLE)
         body = relay.Download(wire, payload, head.length, idle, empty=empty)
+        if exchange.tap is not None:
+            exchange.tap.on_response(status, message.raw_headers)
+            body.tap = exchange.tap
         reply = Reply(status, lines, body, phrase=phrase)
         if self._response_edits is not None:
             self._response_edits.add(exchange, reply)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.exchange import Exchange
     from gateway.incoming import Incoming
+    from gateway.middleware.tap import Tap
     from gateway.upstream.wire import Wire
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -155,6 +156,8 @@ class Upload:
         self.begun = True
         self._size += len(data)
         self._exchange.bytes_in = self._size
+        if self._exchange.tap is not None:
+            self._exchange.tap.on_request(data)
         if self._size > self._most:
             raise errors.BodyTooLarge(f"the body is larger than {self._most:g} bytes")
         if self._kept is not None:
@@ -180,6 +183,8 @@ class Download:
         self.length = length
         """Content-Length as the upstream gave it; None: chunked, or until the connection ends."""
         self.idle = idle
+        self.tap: Tap | None = None
+        """Is shown what passes."""
         self.empty = empty
         """There is none whatever the framing says: HEAD, 204, 304."""
 
@@ -195,9 +200,12 @@ class Download:
         if wire._reading_paused:
             wire.resume_reading()
         buffer = payload._buffer
-        if payload._buffer_offset or len(buffer) != 1:
-            return payload.read_nowait(-1) if buffer else b""
-        return buffer[0]
+        data = buffer[0] if len(buffer) == 1 and not payload._buffer_offset else b""
+        if buffer and not data:
+            data = payload.read_nowait(-1)
+        if self.tap is not None:
+            self.tap.on_body(data)
+        return data
 
     async def blocks(self) -> AsyncIterator[bytes]:
         """What comes, when it comes. Raises errors.UpstreamError."""
@@ -214,6 +222,8 @@ class Download:
             wire.due = math.inf
             if not data:
                 return
+            if self.tap is not None:
+                self.tap.on_body(data)
             yield data
 
     def trailers(self) -> bytes:

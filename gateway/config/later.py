@@ -18,12 +18,8 @@ WAITING: frozenset[str] = frozenset(
         "upstream.concurrency",
         # Whole bodies in memory, in front of synchronous workers.
         "policies.buffer",
-        # The time that is left, upstream and from trusted callers.
-        "policies.deadline",
         # A second try before the first has failed.
         "policies.hedge",
-        # Copies of requests to another upstream.
-        "policies.mirror",
     )
 )
 

@@ -3,7 +3,16 @@
 The order is the product's promise, not the user's list; `gateway pipeline ROUTE` prints it.
 """
 
-from gateway.middleware import access_log, body_limit, fault, metrics, shed, timeout
+from gateway.middleware import (
+    access_log,
+    body_limit,
+    deadline,
+    fault,
+    metrics,
+    mirror,
+    shed,
+    timeout,
+)
 
-BUILTIN = (metrics, access_log, shed, timeout, body_limit, fault)
+BUILTIN = (metrics, access_log, shed, timeout, deadline, body_limit, fault, mirror)
 """Outermost first."""
