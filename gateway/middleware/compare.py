@@ -120,11 +120,9 @@ class Comparison:
             return []
         if _is_json(sent.fields) and _is_json(mirrored.fields):
             try:
-                values = _parsed(mine), _parsed(other)
+                return self._values(_parsed(mine), _parsed(other))
             except (ValueError, RecursionError):
                 pass  # one of them is no JSON, or is nested too deeply to be worth it
-            else:
-                return _walk(*values, self._rules)
         at = next(
             (i for i, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b),
             min(len(mine), len(other)),
@@ -133,6 +131,15 @@ class Comparison:
             f"{len(body)} bytes, from byte {at}: {body[at : at + 40]!r}" for body in (mine, other)
         ]
         return [Difference("body", "body", *words)]
+
+    def _values(self, sent: Any, mirrored: Any) -> list[Difference]:
+        for rule in self._rules:
+            _drop(sent, rule)
+            _drop(mirrored, rule)
+        # Where 64 KiB are the same, the walk would hold the loop for 6 ms more.
+        if json.dumps(sent, sort_keys=True) == json.dumps(mirrored, sort_keys=True):
+            return []
+        return _walk(sent, mirrored, self._rules)
 
 
 def _rule(path: str) -> Rule:
@@ -194,6 +201,35 @@ def _plain(answer: Answer) -> bytes:
 def _parsed(body: bytes) -> Any:
     # NaN differs from itself; as a text it does not.
     return json.loads(body, parse_constant=str)
+
+
+def _drop(value: Any, rule: Rule) -> None:
+    """Take what `rule` names out of `value`; of a list, the element stays as null, so that others keep their place."""
+    todo: list[tuple[Any, int]] = [(value, 0)]
+    last = len(rule) - 1
+    here: Any
+    while todo:
+        here, at = todo.pop()
+        step = rule[at]
+        if isinstance(here, dict | list) and step is _ANY:
+            if at == last:
+                here.clear()
+            inner = here.values() if isinstance(here, dict) else here
+            todo += [(each, at + 1) for each in inner]
+        elif not _holds(here, step):
+            continue
+        elif at < last:
+            todo.append((here[step], at + 1))
+        elif isinstance(here, dict):
+            del here[step]
+        else:
+            here[step] = None
+
+
+def _holds(value: Any, step: object) -> bool:
+    if isinstance(value, list):
+        return isinstance(step, int) and step < len(value)
+    return isinstance(value, dict) and step in value
 
 
 def _walk(sent: Any, mirrored: Any, rules: tuple[Rule, ...]) -> list[Difference]:

@@ -192,6 +192,29 @@ values = st.recursive(
 )
 
 
+rules = st.lists(
+    st.sampled_from(
+        ["$.a", "$[0]", "$.*", "$[*]", "$.a.b", "$.a[1]", "$[*].a", "$.*.*", "$[0].b[0]"]
+    )
+)
+small = st.recursive(
+    st.booleans() | st.integers(0, 2) | st.sampled_from([1.0, 2.5]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2)
+    ),
+    max_leaves=8,
+)
+
+
+@given(small, small, rules)
+def test_the_quick_look_and_the_walk_agree(a: Any, b: Any, ignored: list[str]) -> None:
+    comparison = Comparison(f"body.{path}" for path in ignored)
+    walked = compare._walk(a, b, comparison._rules)
+    assert [each.where for each in walked] == found(
+        as_json(a), as_json(b), *(f"body.{path}" for path in ignored)
+    )
+
+
 @given(values, values)
 def test_values_differ_exactly_if_they_are_not_equal_and_either_way_round(a: Any, b: Any) -> None:
     def strict(value: Any) -> Any:
