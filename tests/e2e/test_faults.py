@@ -111,5 +111,6 @@ async def test_a_reload_takes_a_fault_away(
     route = {"name": "all", "path": "/*", "to": "up", "fault": "off"}
     written: dict[str, Any] = {"routes": [route], "upstreams": {"up": {"targets": [up.url]}}}
     written |= {"listeners": [{"bind": "127.0.0.1:0"}], "admin": "off"}
+    written["observability"] = {"access_log": "off"}
     await running.gateway.reload(load_dict(written))
     assert (await (await raw(running)).ask(get())).status == 200

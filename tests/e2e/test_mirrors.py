@@ -355,7 +355,8 @@ async def test_mismatches_and_copies_outlive_a_reload(
     running = await gateway(mirrored(up, copy))
     assert (await (await raw(running)).ask(get())).status == 200
     await copy.wait_for_request()
-    written = {**mirrored(up, copy), "listeners": [{"bind": "127.0.0.1:0"}], "admin": "off"}
+    written: dict[str, Any] = {**mirrored(up, copy), "admin": "off"}
+    written |= {"listeners": [{"bind": "127.0.0.1:0"}], "observability": {"access_log": "off"}}
     await running.gateway.reload(load_dict(written))
     released.set()
     await results(running, mismatch=1)

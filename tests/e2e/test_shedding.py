@@ -89,6 +89,7 @@ async def test_what_is_refused_stays_so_over_a_reload_until_the_setting_goes(
     assert await refused(client) == ["low"]
     written: dict[str, Any] = {"routes": routes(up.url), "server": {"overload": OVERLOAD}}
     written |= {"listeners": [{"bind": "127.0.0.1:0"}], "admin": "off"}
+    written["observability"] = {"access_log": "off"}
     await running.gateway.reload(load_dict(written))
     client = await raw(running)
     assert await refused(client) == ["low"]
