@@ -221,7 +221,8 @@ class Attempt:
 def failed(exchange: Exchange, target: Target, error: errors.UpstreamError) -> None:
     """The present try has failed: tell those who keep count of the target's tries."""
     now = target.clock.now()
-    target.failed(error, now - exchange.sent_at)
+    # Without a connection nothing was written: `sent_at` is another try's, or nobody's.
+    target.failed(error, now - exchange.sent_at if exchange.wire is not None else 0.0)
     permit = exchange.permit
     if permit is not None:
         exchange.permit = None

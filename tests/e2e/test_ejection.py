@@ -222,6 +222,36 @@ async def test_an_ejection_survives_a_reload(
     assert running.metric("gateway_upstream_ejected", upstream="up") == 0
 
 
+async def test_who_counts_tries_hears_of_each_how_it_ended_and_how_long_it_took(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    class Heard:
+        def __init__(self) -> None:
+            self.ends: list[tuple[object, float]] = []
+
+        def succeeded(self, target: object, status: int, seconds: float) -> None:
+            self.ends.append((status, seconds))
+
+        def failed(self, target: object, error: Exception, seconds: float) -> None:
+            self.ends.append((type(error).__name__, seconds))
+
+    app = App()
+    one = await origin(app)
+    running = await gateway(written(one))
+    (upstream,) = running.gateway._resources.of("upstream")
+    heard = upstream.targets[0].speed = Heard()
+    client = await raw(running)
+    for how in ("reset", OK, BUSY):
+        app.how = how
+        await client.ask(post())
+    await one.refuse()
+    await one.hang_up()
+    await until(lambda: not upstream.targets[0].connections.open)
+    await client.ask(post())
+    assert [how for how, _ in heard.ends] == ["UpstreamReset", 200, 503, "ConnectRefused"]
+    assert all(0 <= seconds < PATIENCE for _, seconds in heard.ends)
+
+
 # ── circuits ──
 
 
