@@ -240,6 +240,10 @@ def release(exchange: Exchange, *, whole: bool = True) -> None:
     if permit is not None:  # its client has left, or it got no connection: there is no verdict
         exchange.permit = None
         permit.lost()
+    place = exchange.place
+    if place is not None:
+        exchange.place = None
+        place.leave()
     if whole:
         target.last_byte(target.clock.now() - exchange.sent_at)
     if pump is not None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.relay import Upload
     from gateway.snapshot import Route, Snapshot
     from gateway.upstream.breaker import Permit
+    from gateway.upstream.concurrency import Limit
     from gateway.upstream.upstream import Target
     from gateway.upstream.wire import Wire
 
@@ -131,6 +132,8 @@ class Exchange:
     permit: Permit | None = None
     """Of the circuit, for the present try; None: there is none, or it knows already how the try has ended."""
     target_in_use: Target | None = None
+    place: Limit[Target] | None = None
+    """What counts the present try at its target, where the upstream has `concurrency`."""
     upload: Upload | None = None
     pump: asyncio.Task[None] | None = None
     deadline: Watched | None = None

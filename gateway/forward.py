@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange, Reply
     from gateway.middleware.base import Build
     from gateway.upstream.breaker import Breaker
+    from gateway.upstream.concurrency import Limit
     from gateway.upstream.group import Group
     from gateway.upstream.upstream import Target, Upstream
     from gateway.upstream.wire import Wire
@@ -159,6 +160,8 @@ class Forward:
         if policy.per_try is not None:
             return self._tries(exchange, group, request)
         target = group.only or group.pick(exchange)
+        if target.limit is not None and not _placed(exchange, target.limit):
+            return self._tries(exchange, group, request)
         self._lease(exchange, target)
         wire = target.connections.take()
         if wire is None:
@@ -198,6 +201,9 @@ class Forward:
             target = exchange.target_in_use
             if target is None:
                 target = course.fresh or group.pick(exchange, course.tried)
+                if target.limit is not None and not _placed(exchange, target.limit):
+                    exchange.place = await group.enter(exchange, target, course.tried)
+                    target = exchange.place.target
                 self._lease(exchange, target)
             try:
                 if begun is not None:
@@ -387,3 +393,12 @@ def _retry_after(reply: Reply) -> float:
     """Seconds that the upstream asks for, where it asks for one at most; else 0."""
     value = reply.get(b"Retry-After") or b""
     return float(value) if value in (b"0", b"1") else 0.0
+
+
+def _placed(exchange: Exchange, limit: Limit[Target]) -> bool:
+    """Whether there was room for one more try: then it is counted."""
+    if limit.busy >= limit.most:
+        return False
+    limit.busy += 1
+    exchange.place = limit
+    return True
