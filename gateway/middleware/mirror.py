@@ -107,13 +107,19 @@ class Mirror:
     def __repr__(self) -> str:
         return f"<Mirror of {self._route}: {self.in_flight} in flight, {self.held} bytes held>"
 
-    def send(self, shot: Shot, tap: Tap) -> None:
-        """Send a copy in the background, if there is room for it."""
+    def send(self, exchange: Exchange, shot: Shot, tap: Tap) -> None:
+        """Send a copy in the background, if there is room for it. `exchange`: chooses the target, by its key or cookie."""
         if self.in_flight >= IN_FLIGHT:
-            tap.failed()
+            tap.drop()
+            return
+        try:
+            target = self._upstream.pick(exchange)
+        except errors.GatewayError:
+            self.meter.mirrored["failed"] += 1
+            tap.clear()
             return
         self.in_flight += 1
-        task = tasks.spawn(self._result(shot), "mirror")
+        task = tasks.spawn(self._result(shot, target), "mirror")
         self._mirrors.running.add(task)
         # Not a `finally` of its own: a task that is cancelled before its first step never runs one.
         task.add_done_callback(functools.partial(self._ended, tap))
@@ -125,16 +131,15 @@ class Mirror:
         self.in_flight -= 1
         tap.clear()
 
-    async def _result(self, shot: Shot) -> str:
+    async def _result(self, shot: Shot, target: Target) -> str:
         """Send a copy, compare its answer, and return the word for what came of it."""
         try:
-            return await self._compared(shot)
+            return await self._compared(shot, target)
         except errors.GatewayError:
             return "failed"  # the client has had its answer long ago
 
-    async def _compared(self, shot: Shot) -> str:
+    async def _compared(self, shot: Shot, target: Target) -> str:
         end = self._clock.now() + TAKES
-        target = self._upstream.pick()
         try:
             answer = await self._ask(shot, target, end)
         except errors.UpstreamIdleClosed:
@@ -277,6 +282,6 @@ def ended(exchange: Exchange) -> None:
         or exchange.upgraded
         or (exchange.has_body and not exchange.incoming.payload.at_eof())
     ):
-        tap.failed()
+        tap.drop()
     else:
         tap.done(exchange)

@@ -41,7 +41,7 @@ class Owner(Protocol):
     held: int
     """Bytes of bodies that its taps hold."""
 
-    def send(self, shot: Shot, tap: Tap) -> None: ...
+    def send(self, exchange: Exchange, shot: Shot, tap: Tap) -> None: ...
 
 
 class Outgoing(Protocol):
@@ -125,12 +125,13 @@ class Tap:
         """The exchange has ended, and both its bodies have passed whole: send the copy."""
         body = self._request.body
         if self._outgoing is None or not self._status or body is None:
-            self.failed()
+            self.drop()
             return
         answer = Answer(self._status, self._fields, self._answer.body)
-        self._mirror.send(Shot(exchange, self._outgoing, self._edits, body, answer), self)
+        shot = Shot(exchange, self._outgoing, self._edits, body, answer)
+        self._mirror.send(exchange, shot, self)
 
-    def failed(self) -> None:
+    def drop(self) -> None:
         """There is nothing to copy, or nothing to compare with: the exchange did not end well."""
         self._mirror.meter.mirrored["dropped"] += 1
         self.clear()

@@ -138,6 +138,23 @@ async def test_the_share_is_drawn_for_each_request(
     assert not copy.connections
 
 
+async def test_the_mirrors_own_balancing_sees_the_request(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up, first, second = await origin(), await origin(), await origin()
+    written = mirrored(up, first)
+    written["upstreams"]["copy"] = {
+        "targets": [first.url, second.url],
+        "balance": "hash:{header.x-tenant}",
+    }
+    running = await gateway(written)
+    client = await raw(running)
+    for number in range(8):
+        await client.ask(get(b"/", b"X-Tenant: a"))
+        await results(running, match=number + 1)  # in turn: a busy target is passed by
+    assert sorted((len(first.requests), len(second.requests))) == [0, 8]
+
+
 # ── the comparison ──
 
 

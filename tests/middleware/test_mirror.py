@@ -430,6 +430,16 @@ async def test_a_mirror_that_refuses_breaks_off_or_talks_nonsense_has_failed(
     assert case.results == {"failed": 4}
 
 
+async def test_a_mirror_without_a_target_that_can_be_used_has_failed(
+    case: Case, origin: MakeOrigin
+) -> None:
+    case.point(await origin())
+    case.upstream.targets[0].draining = True
+    case.upstream.refresh()
+    await case.run()
+    assert case.results == {"failed": 1}
+
+
 # ── which exchanges ──
 
 
