@@ -1,5 +1,7 @@
 # make run      a demo origin and the gateway in front of it, with URLs to try
 # make test     all tests                         make check   style, types, layers, schema
+# make autobahn the Autobahn WebSocket cases through a tunnel
+# make conformance-nginx   the conformance cases, put to nginx: what it does otherwise
 # make bench    side by side with other proxies   make fmt golden schema   rewrite what is generated
 #
 # PYTHON=python3.12 chooses the interpreter; each one that is named has an environment of its own (.venv-3.12).
@@ -25,7 +27,7 @@ BIN := $(VENV)/bin
 # The loop that tests run on: uvloop or asyncio.
 export GATEWAY_TEST_LOOP ?= uvloop
 
-.PHONY: all setup interpreter run test test-loops check fmt golden schema bench clean
+.PHONY: all setup interpreter run test test-loops check fmt golden schema bench autobahn conformance-nginx clean
 all: check test
 
 setup:
@@ -68,6 +70,14 @@ golden: setup
 
 schema: setup
 	$(BIN)/gateway schema > config/schema.json.new && mv config/schema.json.new config/schema.json
+
+autobahn: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[autobahn]'
+	$(BIN)/python -m tests.autobahn $(ARGS)
+
+# Nothing fails here: a list of differences is what is wanted.
+conformance-nginx: setup
+	-GATEWAY_REFERENCE=nginx GATEWAY_TEST_PATIENCE=1 $(BIN)/python -m pytest -n 2 -q --tb=no -r N tests/e2e/conformance $(ARGS)
 
 bench: setup
 	$(BIN)/python -m tests.bench.side_by_side $(ARGS)

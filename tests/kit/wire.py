@@ -7,11 +7,12 @@ ordinary end. Every wait has a bound, so that a gateway that hangs is a failure 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from dataclasses import dataclass, field
 
-PATIENCE = 10.0
+PATIENCE = float(os.environ.get("GATEWAY_TEST_PATIENCE", "10"))
 """Seconds for which a test waits for what must come at once."""
 
 

@@ -1,0 +1,1 @@
+"""The cases of the Autobahn test suite, through a tunnel."""
