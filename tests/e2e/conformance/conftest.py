@@ -54,22 +54,22 @@ if REFERENCE:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Where the reference differs, one line each."""
+    """What the reference does otherwise: a line for each test, with its first case."""
     if not REFERENCE:
         return
-    counts = {name: len(terminalreporter.stats.get(name, ())) for name in ("passed", "skipped")}
-    differ = [
-        *terminalreporter.stats.get("failed", ()),
-        *(one for one in terminalreporter.stats.get("error", ()) if one.when == "setup"),
-    ]
-    terminalreporter.section(f"{REFERENCE} and the cases")
-    for report in differ:
-        said = report.longrepr.reprcrash.message.splitlines()[0]
-        case = report.nodeid.partition("conformance/")[2]
-        terminalreporter.write_line(f"{case}: {said[:160]}")
+    stats = terminalreporter.stats
+    differ: dict[str, list[Any]] = {}
+    for report in (*stats.get("failed", ()), *stats.get("error", ())):
+        if report.when != "teardown":
+            test = report.nodeid.partition("conformance/")[2].partition("[")[0]
+            differ.setdefault(test, []).append(report)
+    terminalreporter.section(f"what {REFERENCE} does otherwise")
+    for test, reports in sorted(differ.items()):
+        said = reports[0].longrepr.reprcrash.message.splitlines()[0]
+        terminalreporter.write_line(f"{len(reports):4}  {test}: {said[:100]}")
     terminalreporter.write_line(
-        f"{counts['passed']} cases as the gateway, {len(differ)} otherwise, "
-        f"{counts['skipped']} are about the gateway alone"
+        f"{len(stats.get('passed', ()))} cases as the gateway, {sum(map(len, differ.values()))} otherwise, "
+        f"{len(stats.get('skipped', ()))} are about the gateway alone"
     )
 
 
