@@ -55,6 +55,7 @@ class Attempt:
         self._table = headers.FieldTable(headers.RESPONSE, gone | names)
         self._first_byte = or_never(policies.timeouts.first_byte)
         self._idle = or_never(policies.timeouts.idle)
+        self._ahead = policies.buffer.response or 0
         self._idle_written = (
             "timeouts.idle" in route.origins and route.origins["timeouts.idle"].place is not None
         )
@@ -178,6 +179,7 @@ class Attempt:
         ):
             idle = max(idle, EVENT_STREAM_IDLE)
         body = relay.Download(wire, payload, head.length, idle, empty=empty)
+        body.ahead = self._ahead
         if exchange.tap is not None:
             exchange.tap.on_response(status, message.raw_headers)
             body.tap = exchange.tap

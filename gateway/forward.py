@@ -138,6 +138,7 @@ class Forward:
         self._idle = or_never(policies.timeouts.idle)
         limits = server.limits
         self._most = or_never(policies.body.max)
+        self._gathered = policies.buffer.request or 0
         self._body_idle = or_never(limits.body_idle)
         self._body_rate = policies.body.min_rate or limits.body_min_rate or 0.0
         self._policy = retry.Policy(policies.retry)
@@ -154,6 +155,8 @@ class Forward:
         request = self._request(exchange, upstream)
         if exchange.has_body:
             exchange.upload = self._upload(exchange)
+            if self._gathered and exchange.upload.whole is None:
+                return self._gather(exchange, group, request, exchange.upload)
         policy = self._policy
         if policy.share is not None:
             upstream.budget.first(exchange.began)
@@ -168,6 +171,15 @@ class Forward:
             return self._tries(exchange, group, request)
         self.attempt.write(exchange, wire, target, request)
         return Begun(self, exchange, group, request, wire)
+
+    async def _gather(
+        self, exchange: Exchange, group: Group, request: Outbound, upload: relay.Upload
+    ) -> Reply:
+        """Have the body, or as much of it as may be held, before a target has to wait for it."""
+        await upload.gather(self._gathered)
+        if self._policy.share is not None:
+            group.upstream.budget.first(exchange.began)
+        return await self._tries(exchange, group, request)
 
     def _lease(self, exchange: Exchange, target: Target) -> None:
         exchange.target_in_use = target

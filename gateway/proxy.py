@@ -207,7 +207,7 @@ class Proxy:
                 if body.length is not None:
                     framing = b"Content-Length: %b\r\n\r\n" % body.length
                 else:
-                    framing, data = _reframed(exchange, body, data)
+                    framing, data = body.reframed(exchange, data)
                 release(exchange)
                 exchange.bytes_out = len(at_hand)
         elif body.__class__ is bytes:
@@ -230,9 +230,9 @@ class Proxy:
             return await self._send_switch(exchange, reply, body, transport)
         if body.__class__ is not relay.Download:
             return await self._send_blocks(exchange, self._head(exchange, reply), body, transport)
-        framing, chunked = _framing(exchange, body)
+        framing, chunked = body.framing(exchange)
         transport.write(b"".join((*self._head(exchange, reply), framing)))
-        return await self._relay(exchange, body, chunked=chunked)
+        return await self._relay(exchange, reply, body, chunked=chunked)
 
     async def _send_blocks(
         self,
@@ -273,8 +273,13 @@ class Proxy:
         except errors.GatewayError as error:
             _note(exchange, error)
 
-    async def _relay(self, exchange: Exchange, body: relay.Download, *, chunked: bool) -> Sent:
+    async def _relay(
+        self, exchange: Exchange, reply: Reply, body: relay.Download, *, chunked: bool
+    ) -> Sent:
         client = exchange.incoming.protocol
+        transport = client.transport
+        if body.ahead and transport is not None:
+            transport.set_write_buffer_limits(max(body.ahead, relay.WRITTEN_AHEAD))
         try:
             await relay.stream(
                 exchange, client, body.blocks(), self.clock, chunked=chunked, idle=body.idle
@@ -287,6 +292,10 @@ class Proxy:
             trailers = body.trailers() if exchange.wants_trailers else b""
             client.transport.write(b"0\r\n%b\r\n" % trailers)
         release(exchange)
+        if body.ahead and client.transport is not None:
+            client.transport.set_write_buffer_limits()  # its own again: what is ahead is waited for
+            if client.writing_paused:
+                await self._drained(exchange, reply)
         return END if exchange.close else KEEP
 
     async def _send_switch(
@@ -383,26 +392,6 @@ def _refused(exchange: Exchange, error: errors.GatewayError) -> None:
 def _redirected(exchange: Exchange) -> Reply | None:
     redirect = exchange.snapshot.redirects.get(exchange.listener)
     return None if redirect is None else redirect(exchange)
-
-
-def _framing(exchange: Exchange, body: relay.Download) -> tuple[bytes, bool]:
-    """(the last lines of the head, whether the body goes out in chunks) for a body that is still coming."""
-    if body.length is not None:
-        return b"Content-Length: %b\r\n\r\n" % body.length, False
-    if not exchange.http10:
-        return b"Transfer-Encoding: chunked\r\n\r\n", True
-    exchange.close = True
-    return b"\r\n", False
-
-
-def _reframed(exchange: Exchange, body: relay.Download, data: bytes) -> tuple[bytes, bytes]:
-    """(the last lines of the head, the body as it goes out) for one of unknown length that is all there."""
-    framing, chunked = _framing(exchange, body)
-    if chunked:
-        trailers = body.trailers() if exchange.wants_trailers else b""
-        last = b"0\r\n%b\r\n" % trailers
-        data = b"%x\r\n%b\r\n%b" % (len(data), data, last) if data else last
-    return framing, data
 
 
 def _failed(exchange: Exchange, error: Exception) -> Reply:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
+WRITTEN_AHEAD = 64 * 1024
+"""Bytes that a transport holds for a client before it says that it does not read: asyncio's and uvloop's own number."""
 _RATE_GRACE = 5.0
 """Seconds of waiting for a client before its rate is judged: the first segments of any upload are slow."""
 
@@ -65,6 +67,8 @@ class Upload:
         self._kept: list[bytes] | None = []
         self._size = 0
         self._waited = 0.0
+        self._ahead: list[bytes] = []
+        """What `gather` has read and nobody has taken yet."""
         self.due = math.inf
         self.chunked = exchange.length is None
         self.begun = False
@@ -94,8 +98,31 @@ class Upload:
 
     def _gathered(self) -> bytes:
         data = b"" if self._payload.at_eof() else self._payload.read_nowait(-1)
-        self._count(data)
+        self.begun = True
+        self._measure(data)
         return data
+
+    async def gather(self, most: int) -> None:
+        """Read up to `most` bytes before a target is chosen: all of it, or what is sent first once it has one.
+
+        Raises errors.ClientTimeout, errors.BodyTooLarge, errors.BadRequest.
+        """
+        self._clock.watched.add(self)
+        size = 0
+        try:
+            self._invite()
+            while size < most:
+                data = await self._read()
+                if not data:
+                    self.begun, self.whole = True, b"".join(self._ahead)
+                    return
+                size += len(data)
+                self._measure(data)
+                self._ahead.append(data)
+        except RuntimeError as gone:
+            raise errors.ClientClosed(repr(gone)) from None
+        finally:
+            self._clock.watched.discard(self)
 
     async def pump(self, wire: Wire, first_byte: float) -> None:
         """Move the body while the upstream's answer is awaited; a fault of the client is told to whoever waits on `wire`."""
@@ -118,15 +145,28 @@ class Upload:
         finally:
             self._clock.watched.discard(self)
 
-    async def _move(self, wire: Wire) -> None:
+    def _invite(self) -> None:
+        """Ask for the body, where the client waits for that."""
         if (
             self._exchange.expects
             and self._payload.total_bytes == 0
             and self._client.transport is not None
         ):
             self._client.transport.write(CONTINUE)
-        while data := await self._read():
-            self._count(data)
+
+    async def _next(self) -> bytes:
+        """The next piece for the upstream; empty at the end."""
+        if self._ahead:
+            data = self._ahead.pop(0)
+        else:
+            data = await self._read()
+            self._measure(data)
+        self._keep_for_another_try(data)
+        return data
+
+    async def _move(self, wire: Wire) -> None:
+        self._invite()
+        while data := await self._next():
             if wire.transport is None:
                 return
             if self.chunked:
@@ -152,14 +192,16 @@ class Upload:
             raise BodyTimeout(f"the body came at less than {self._rate:g} bytes a second")
         return data
 
-    def _count(self, data: bytes) -> None:
-        self.begun = True
+    def _measure(self, data: bytes) -> None:
         self._size += len(data)
         self._exchange.bytes_in = self._size
         if self._exchange.tap is not None:
             self._exchange.tap.on_request(data)
         if self._size > self._most:
             raise errors.BodyTooLarge(f"the body is larger than {self._most:g} bytes")
+
+    def _keep_for_another_try(self, data: bytes) -> None:
+        self.begun = True
         if self._kept is not None:
             if self._size <= self._keep:
                 self._kept.append(data)
@@ -187,6 +229,8 @@ class Download:
         """Is shown what passes."""
         self.empty = empty
         """There is none whatever the framing says: HEAD, 204, 304."""
+        self.ahead = 0
+        """Bytes that are read although the client does not read yet, beyond what is read anyway."""
 
     def at_hand(self) -> bytes | None:
         """All of it, if it has arrived already; else None."""
@@ -206,6 +250,24 @@ class Download:
         if self.tap is not None:
             self.tap.on_body(data)
         return data
+
+    def framing(self, exchange: Exchange) -> tuple[bytes, bool]:
+        """(the last lines of the head, whether the body goes out in chunks) while it is still coming."""
+        if self.length is not None:
+            return b"Content-Length: %b\r\n\r\n" % self.length, False
+        if not exchange.http10:
+            return b"Transfer-Encoding: chunked\r\n\r\n", True
+        exchange.close = True
+        return b"\r\n", False
+
+    def reframed(self, exchange: Exchange, data: bytes) -> tuple[bytes, bytes]:
+        """(the last lines of the head, the body as it goes out) where all of it, `data`, is there."""
+        framing, chunked = self.framing(exchange)
+        if chunked:
+            trailers = self.trailers() if exchange.wants_trailers else b""
+            last = b"0\r\n%b\r\n" % trailers
+            data = b"%x\r\n%b\r\n%b" % (len(data), data, last) if data else last
+        return framing, data
 
     async def blocks(self) -> AsyncIterator[bytes]:
         """What comes, when it comes. Raises errors.UpstreamError."""

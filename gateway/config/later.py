@@ -14,8 +14,6 @@ from __future__ import annotations
 
 WAITING: frozenset[str] = frozenset(
     (
-        # Whole bodies in memory, in front of synchronous workers.
-        "policies.buffer",
         # A second try before the first has failed.
         "policies.hedge",
     )
