@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from gateway import errors
+from gateway.pending import pending
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -31,6 +32,8 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 WRITTEN_AHEAD = 64 * 1024
 """Bytes that a transport holds for a client before it says that it does not read: asyncio's and uvloop's own number."""
+_LOOKS = 4
+"""Looks at a client that does not read, in the time after which it is cut off."""
 _RATE_GRACE = 5.0
 """Seconds of waiting for a client before its rate is judged: the first segments of any upload are slow."""
 
@@ -304,25 +307,46 @@ class Blocks(Protocol):
 
 
 class Stall:
-    """A client that does not read: cut off once it has read nothing for `idle` seconds."""
+    """A client that does not read: cut off once it has read nothing for `idle` seconds.
+
+    Whether it reads is asked of the kernel, a few times in `idle` seconds: the transport would not say so for minutes.
+    """
 
     def __init__(self, exchange: Exchange, client: Any, clock: Clock, idle: float) -> None:
         self._exchange = exchange
         self._client = client
         self._clock = clock
         self._idle = idle
+        self._pending = 0
+        """Bytes that it had not taken at the last look; 0: there was none yet."""
+        self._last = 0.0
+        """When it was last known to read."""
         self.due = math.inf
 
     def expire(self) -> None:
-        """Cut it off: what waits for it is woken, and cancelled, by the loss of the connection."""
+        """Look whether it has read; if it has not for too long, cut it off: what waits is woken by the loss."""
+        transport = self._client.transport
+        now = self._clock.now()
+        if transport is not None:
+            left = pending(transport)
+            if self._pending and left != self._pending:
+                self._last = (
+                    now  # nothing is written meanwhile: whatever moved, moved since it reads
+                )
+            self._pending = left
+            if now < self._last + self._idle:
+                self.due = min(now + self._idle / _LOOKS, self._last + self._idle)
+                return
         self._exchange.fault = errors.ClientTimeout(f"the client read nothing for {self._idle:g} s")
         self.due = math.inf
-        if self._client.transport is not None:
-            self._client.transport.abort()
+        if transport is not None:
+            transport.abort()
 
     async def drained(self) -> None:
         """Wait until the client has read enough. Raises errors.ClientClosed."""
-        self.due = self._clock.now() + self._idle
+        self._last = self._clock.now()
+        self._pending = 0
+        self.due = self._last + self._idle / _LOOKS
         self._clock.watched.add(self)
         try:
             await self._client._drain_helper()

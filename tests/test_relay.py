@@ -34,6 +34,13 @@ class Transport:
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.aborted = False
+        self.unread = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def get_extra_info(self, _: str) -> None:
+        return None
 
     def write(self, data: bytes) -> None:
         self.sent.append(data)
@@ -444,6 +451,29 @@ async def test_a_client_that_does_not_read_is_cut_off_in_time() -> None:
     assert isinstance(case.exchange.fault, errors.ClientTimeout)
     assert case.client.out == [b"abc"]
     assert not case.clock.watched
+
+
+async def test_a_client_that_reads_a_little_is_not_cut_off_until_it_stops() -> None:
+    case = Case(length=0)
+    transport = case.client.transport
+    assert transport is not None
+    case.client.writing_paused = True
+    streaming = asyncio.get_running_loop().create_task(_stream(case, b"abc", b"def"))
+    await case.client.draining.wait()
+    transport.unread = 1000
+    for _ in range(100):
+        transport.unread -= 1
+        case.clock.advance(29)
+    assert not transport.aborted
+    for _ in range(29):
+        case.clock.advance(1)
+    assert not transport.aborted
+    case.clock.advance(1)
+    assert transport.aborted
+    case.client.transport = None
+    case.client.may_write.set()
+    with pytest.raises(errors.ClientTimeout):
+        await streaming
 
 
 async def test_a_client_that_reads_again_is_served_and_has_all_its_time_again() -> None:
