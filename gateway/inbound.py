@@ -177,6 +177,13 @@ def remember(exchange: Exchange) -> None:
         client.known = exchange.known = Known(exchange)
 
 
+def name_host(exchange: Exchange) -> None:
+    """The host of a head that was refused before its host was looked at, for the log."""
+    host = exchange.headers.get("Host", "")
+    if not exchange.authority and _HOST.fullmatch(host):
+        exchange.authority = host
+
+
 def _older(exchange: Exchange, message: RawRequestMessage) -> None:
     if message.version != HttpVersion10:
         exchange.close = True

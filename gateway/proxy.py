@@ -384,6 +384,7 @@ def _refused(exchange: Exchange, error: errors.GatewayError) -> None:
             True  # whoever speaks broken HTTP is not trusted with where the next request begins
         )
     if not exchange.client_ip:
+        inbound.name_host(exchange)
         with contextlib.suppress(errors.GatewayError):
             exchange.snapshot.clients.identify(exchange)
             exchange.snapshot.clients.number(exchange)

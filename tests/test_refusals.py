@@ -163,3 +163,21 @@ def test_explain_knows_a_body_that_says_it_is_too_large() -> None:
     assert told.error is not None
     assert (told.error["status"], told.error["reason"]) == (413, "body_too_large")
     assert explain(config, "POST", "http://a.example/", [("Content-Length", "4")]).error is None
+
+
+async def test_the_log_of_a_refusal_names_the_host_that_was_asked(
+    gateway: MakeGateway, raw: MakeClient
+) -> None:
+    running = await gateway(CONFIG)
+    heads = [
+        Head("TRACE"),
+        Head("CONNECT"),
+        fields(("X", "a" * 490), ("Y", "a" * 490)),
+        Head(host="a b"),
+    ]
+    for head in heads:
+        client = await raw(running)
+        await client.ask(head.wire, method=head.method)
+        client.close()
+    lines = await running.log(len(heads))
+    assert [line["host"] for line in lines] == [*["a.example"] * 3, None]
