@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -465,3 +467,14 @@ def test_latency_is_kept_where_the_balancer_asks_for_it() -> None:
     assert set(names(upstream)) == {"b"}
     upstream.apply(upstream.settings.replaced(balance="p2c"))
     assert (a.speed, b.speed) == (None, None)
+
+
+@pytest.mark.parametrize("balance", ["p2c", "round_robin", "hash:{header.x-key}"])
+def test_a_target_that_was_down_when_it_left_is_forgotten(balance: str) -> None:
+    upstream = made(3, balance=balance)
+    gone = weakref.ref(upstream.targets[2])
+    down(upstream, upstream.targets[2])
+    assert set(names(upstream)) == {"a", "b"}
+    upstream.apply(upstream.settings.replaced(targets=upstream.settings.targets[:2]))
+    gc.collect()
+    assert gone() is None
