@@ -32,6 +32,8 @@ PATIENCE = 20.0
 """Seconds that a process may take to start or to end."""
 GRACE = 5
 """Seconds that an upstream gives its requests when it is told to stop."""
+WORKERS = 4
+"""Of gunicorn, if they are sync ones; with threads it has one worker of twice as many threads."""
 
 
 class Program:
@@ -132,7 +134,11 @@ class Origin(Program):
             return [*words, *quiet, *grace, *self._options]
         words = ["-m", "gunicorn", "tests.kit.apps:wsgi", "--bind", self.address]
         workers = ["--worker-class", self.kind, "--worker-tmp-dir", str(self.folder)]
-        threads = ["--threads", "8"] if self.kind == "gthread" else ["--workers", "4"]
+        threads = (
+            ["--threads", str(2 * WORKERS)]
+            if self.kind == "gthread"
+            else ["--workers", str(WORKERS)]
+        )
         grace = ["--graceful-timeout", str(GRACE), "--no-control-socket"]
         return [*words, *workers, *threads, *grace, *self._options]
 
