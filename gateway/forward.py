@@ -2,7 +2,7 @@
 
 Rules of this file: all that can be decided at load is decided in `__init__`. The first try begins without waiting where a
 connection is at rest; what it comes to is sent from the callback that brings it (`Begun.at_hand`), and only what cannot
-be sent so is awaited, in `_tries`. Nothing here writes to the client.
+be sent so is awaited, in `tries`. Nothing here writes to the client.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import errors, headers, relay
 from gateway.attempt import Attempt, failed, or_never, release
 from gateway.config import effective
+from gateway.hedge import Hedge
 from gateway.outbound import Outbound, request_fields
 from gateway.routing.rewrite import compile_host, compile_rewrite
 from gateway.upgrade import Upgrades
@@ -90,7 +91,7 @@ class Begun:
 
     def __await__(self) -> Generator[Any, None, Reply]:
         self._wire.on_answer = None
-        return self._forward._tries(
+        return self._forward.tries(
             self._exchange, self._group, self._request, self._wire
         ).__await__()
 
@@ -142,6 +143,9 @@ class Forward:
         self._body_idle = or_never(limits.body_idle)
         self._body_rate = policies.body.min_rate or limits.body_min_rate or 0.0
         self._policy = retry.Policy(policies.retry)
+        self._hedge = (
+            Hedge(policies.hedge, self._policy.share, build.clock) if policies.hedge else None
+        )
         self.again_on = self._policy.statuses
         """Statuses after which another try may follow."""
 
@@ -160,15 +164,17 @@ class Forward:
         policy = self._policy
         if policy.share is not None:
             upstream.budget.first(exchange.began)
+        if self._hedge is not None and self._hedge.applies(exchange):
+            return self._hedge.answer(self, exchange, group, request)
         if policy.per_try is not None:
-            return self._tries(exchange, group, request)
+            return self.tries(exchange, group, request)
         target = group.only or group.pick(exchange)
         if target.limit is not None and not _placed(exchange, target.limit):
-            return self._tries(exchange, group, request)
+            return self.tries(exchange, group, request)
         self._lease(exchange, target)
         wire = target.connections.take()
         if wire is None:
-            return self._tries(exchange, group, request)
+            return self.tries(exchange, group, request)
         self.attempt.write(exchange, wire, target, request)
         return Begun(self, exchange, group, request, wire)
 
@@ -179,7 +185,7 @@ class Forward:
         await upload.gather(self._gathered)
         if self._policy.share is not None:
             group.upstream.budget.first(exchange.began)
-        return await self._tries(exchange, group, request)
+        return await self.tries(exchange, group, request)
 
     def _lease(self, exchange: Exchange, target: Target) -> None:
         exchange.target_in_use = target
@@ -199,7 +205,7 @@ class Forward:
             release(exchange, whole=False)
             raise errors.CircuitOpen(f"the circuit of {exchange.target_name} is open")
 
-    async def _tries(
+    async def tries(
         self,
         exchange: Exchange,
         group: Group,
@@ -237,6 +243,20 @@ class Forward:
             course.extra += 1
             spread = _random() * min(BACKOFF_CAP, BACKOFF * 2**course.extra)
             await self._clock.sleep(course.wait or spread)
+
+    async def try_once(
+        self, exchange: Exchange, group: Group, target: Target, request: Outbound
+    ) -> Reply:
+        """One try at `target` and no other. Raises errors.GatewayError."""
+        if target.limit is not None and not _placed(exchange, target.limit):
+            raise errors.QueueFull(f"{target.name} has no room")
+        self._lease(exchange, target)
+        try:
+            return await self._timed_try(exchange, group.upstream, target, request, None)
+        except errors.UpstreamError as error:
+            group.upstream.meter.target(target.name).by_class[0] += 1
+            failed(exchange, target, error)
+            raise
 
     def _resent(
         self,

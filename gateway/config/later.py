@@ -12,12 +12,7 @@ branches that open neighbours do not conflict). A section is the `section` of a 
 
 from __future__ import annotations
 
-WAITING: frozenset[str] = frozenset(
-    (
-        # A second try before the first has failed.
-        "policies.hedge",
-    )
-)
+WAITING: frozenset[str] = frozenset(())
 
 
 def keys(section: str) -> frozenset[str]:
