@@ -172,7 +172,7 @@ class Forward:
         if target.limit is not None and not _placed(exchange, target.limit):
             return self.tries(exchange, group, request)
         self._lease(exchange, target)
-        wire = target.connections.take()
+        wire = target.connections.take(self._repeatable, exchange)
         if wire is None:
             return self.tries(exchange, group, request)
         self.attempt.write(exchange, wire, target, request)
@@ -332,7 +332,7 @@ class Forward:
     ) -> Reply:
         """One try: lease, write, read the head."""
         connections = target.connections
-        wire = connections.take() if fresh is None else None
+        wire = connections.take(self._repeatable, exchange) if fresh is None else None
         if wire is None:
             wire = await connections.make(self._timeouts.connect, self._timeouts.pool_wait)
         self.attempt.write(exchange, wire, target, request)

@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway import errors
 from gateway.upstream.patience import Patience
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.clock import Clock
     from gateway.upstream.wire import Dialer, Wire
 
@@ -38,11 +40,22 @@ class Connections:
         self.waiting: deque[asyncio.Future[Wire | None]] = deque()
         self.closed = False
 
-    def take(self) -> Wire | None:
-        """A rested connection, at once; None if there is none."""
+    def take(
+        self, repeatable: Callable[[Any], bool] | None = None, request: object = None
+    ) -> Wire | None:
+        """A rested connection, at once; None if there is none.
+
+        One that the target may be about to end is only for a request that may be sent again, which
+        `repeatable(request)` is asked for then; None: it may.
+        """
         resting = self.resting
         while resting:
             wire = resting.pop()
+            if wire.doubtful and repeatable is not None and not repeatable(request):
+                resting.append(wire)  # all others have rested for longer
+                if self.open >= self.limit:
+                    self._make_room()
+                return None
             # It rested, so nothing has come and it is not lost: `Wire` ends itself then. It may be on its way to that.
             if wire.transport is not None and not wire.transport.is_closing():
                 wire.resting = False
@@ -100,8 +113,10 @@ class Connections:
             wire.end()
             return
         wire.resting = True
+        wire.doubtful = False
         wire.rested_at = now
-        wire.due = now + keep_for
+        wire.rests_until = now + keep_for
+        wire.due = now + self.patience.sure_for
         self.resting.append(wire)
 
     def close(self) -> None:
@@ -143,13 +158,24 @@ class Connections:
             self._learn(wire)
         self._wake()
 
+    def _make_room(self) -> None:
+        """End the connection that has rested longest: another is wanted in its place."""
+        wire = self.resting.pop(0)
+        wire.resting = False
+        wire.end()
+
     def _learn(self, wire: Wire) -> None:
         """A connection has ended at rest: who ended it tells how long the next may rest."""
         now = self._clock.now()
         if wire.expired:
             self.patience.outlived(now)
         elif not self.closed:
-            self.patience.learn(now - wire.rested_at, now)
+            before = self.patience.keep_for
+            keep_for = self.patience.learn(now - wire.rested_at, now)
+            if keep_for < before:
+                for one in self.resting:
+                    one.rests_until = min(one.rests_until, one.rested_at + keep_for)
+                    one.due = min(one.due, one.rests_until)
 
     def _wake(self) -> None:
         while self.waiting and self.open < self.limit:

@@ -6,6 +6,10 @@ who sent a POST can not know whether it was read. So connections must be ended b
 goes at once, since each connection that rests too long is a risk; up goes slowly, and only while
 connections outlive their rest, since each try to go up is a risk too.
 
+Before anything is known a short rest is sure, and a longer one is not: a request that can not be sent
+twice does not go out on a connection that has rested for longer than `sure_for`. Rests that were
+outlived make longer ones sure.
+
 What is no lesson: a close that belongs to a response (it said `Connection: close`, or the end came
 with its last bytes), and one sooner than what others have just outlived (a restart ends every
 connection, whatever its age), unless it is repeated.
@@ -18,6 +22,11 @@ MARGIN = 0.5
 of a response at different times."""
 SHARE = 0.8
 """Of a long patience that much is used: its timers may be as coarse as it is long."""
+SURE = 1.0
+"""Seconds for which any server is trusted to wait: with a late ticker still below gunicorn's two."""
+SURELY = 0.7
+"""Of a rest that was outlived that much is sure: a server that looks at its timers once a second
+(gunicorn's threads) lets some outlive 2.4 s of its 2."""
 BRIEF = 0.1
 """A rest shorter than this many seconds tells of a response, not of patience."""
 QUIET = 60.0
@@ -44,6 +53,8 @@ class Patience:
         self.configured = configured
         self.keep_for = configured
         """Seconds after which a resting connection is to be ended; 0.0: none is to rest."""
+        self.sure_for = min(SURE, configured)
+        """Seconds after which a resting connection is only for what can be sent twice."""
         self.limit: float | None = None
         """Seconds after which the target ends an idle connection; None: no sooner than we do."""
         self._outlived = 0.0
@@ -60,7 +71,7 @@ class Patience:
         """Another setting: what is known of the target stays. Returns `keep_for`."""
         self.configured = seconds
         self.keep_for = seconds if self.limit is None else min(self.keep_for, seconds)
-        return self.keep_for
+        return self._settled()
 
     def learn(self, rested: float, now: float) -> float:
         """The target has ended a connection that had rested for `rested` seconds. Returns `keep_for`.
@@ -77,7 +88,7 @@ class Patience:
         self._outlived = min(self._outlived, rested)
         self.limit = rested
         self.keep_for = min(self.keep_for, max(0.0, min(rested - MARGIN, rested * SHARE)))
-        return self.keep_for
+        return self._settled()
 
     def outlived(self, now: float) -> float:
         """A connection has rested for `keep_for` seconds and was still open when we ended it, or
@@ -89,6 +100,10 @@ class Patience:
         elif now - self._changed_at >= self._quiet:
             self._changed_at = now
             self.keep_for = min(self.configured, max(self.keep_for * GROWTH, self.keep_for + STEP))
+        return self._settled()
+
+    def _settled(self) -> float:
+        self.sure_for = min(self.keep_for, max(SURE, self._outlived * SURELY))
         return self.keep_for
 
     def _believed(self, rested: float, now: float) -> bool:

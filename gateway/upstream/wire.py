@@ -63,6 +63,10 @@ class Wire(ResponseHandler):
         """In the idle list: any byte that arrives now belongs to nobody."""
         self.rested_at = 0.0
         """Clock seconds: since when it rests."""
+        self.rests_until = 0.0
+        """Clock seconds: when it is to be ended."""
+        self.doubtful = False
+        """It has rested for so long that the target may be about to end it."""
         self.expired = False
         """It has rested for as long as it may, and is ended by us."""
         self._head_room = 0
@@ -90,6 +94,10 @@ class Wire(ResponseHandler):
 
     def expire(self) -> None:
         """The upstream has been silent for too long; or, resting, the connection has been idle for long enough."""
+        if self.resting and not self.doubtful and self.clock.now() < self.rests_until:
+            self.doubtful = True
+            self.due = self.rests_until
+            return
         self.due = math.inf
         if self.resting:
             self.expired = True

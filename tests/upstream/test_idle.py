@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -426,3 +427,147 @@ async def test_closing_ends_what_rests_at_once_and_what_is_leased_when_given_bac
     one.give_back(busy)
     assert not busy.is_connected()
     assert one.connections.open == 0
+
+
+# ── servers that end resting connections ──
+
+
+async def lost(one: Target, *wires: Wire) -> None:
+    """The target ends the connections of these; wait until that is known here."""
+    for wire in wires:
+        assert wire.transport is not None
+        local = wire.transport.get_extra_info("sockname")
+        (peer,) = (peer for peer in one.up.connections if _remote(peer) == local)
+        peer.sock.shutdown(socket.SHUT_RDWR)  # its script ends, and closes it
+    async with asyncio.timeout(PATIENCE):
+        while any(wire.resting for wire in wires):
+            await asyncio.sleep(0.01)
+
+
+def _remote(peer: Peer) -> Any:
+    return peer.sock.getpeername() if peer.sock.fileno() >= 0 else None
+
+
+async def test_a_target_that_ends_a_resting_connection_is_not_let_to_do_so_again(
+    target: MakeTarget,
+) -> None:
+    one = await target(idle=4.0)
+    wire = await one.serve()
+    one.clock.advance(2.0)
+    await lost(one, wire)
+    assert 1.4 < one.connections.patience.keep_for <= 1.6
+    again = await one.serve()
+    one.clock.advance(1.8)
+    assert not again.is_connected(), "it was ended by us, before the target would have"
+
+
+async def test_connections_that_rest_already_are_ended_sooner_too(target: MakeTarget) -> None:
+    one = await target(idle=4.0)
+    first, second = await one.lease(), await one.lease()
+    await one.ask(first)
+    await one.ask(second)
+    one.give_back(first)
+    one.clock.advance(1.0)
+    one.give_back(second)
+    one.clock.advance(1.0)
+    await lost(one, first)
+    one.clock.advance(0.8)
+    assert not second.is_connected()
+
+
+async def test_a_connection_that_we_end_is_no_lesson(target: MakeTarget) -> None:
+    one = await target(idle=4.0)
+    for seconds in (4.1, 3.0):
+        await one.serve()
+        one.clock.advance(seconds)
+    one.connections.close()
+    assert one.connections.patience.keep_for == 4.0
+    assert one.connections.patience.limit is None
+
+
+async def test_a_connection_that_is_lost_with_a_request_on_it_is_no_lesson(
+    target: MakeTarget,
+) -> None:
+    one = await target(idle=4.0)
+    await one.serve()
+    one.clock.advance(2.0)
+    wire = await one.lease()
+    await one.up.hang_up()
+    async with asyncio.timeout(PATIENCE):
+        while wire.is_connected():
+            await asyncio.sleep(0.01)
+    one.end(wire)
+    assert one.connections.patience.keep_for == 4.0
+
+
+async def test_where_nothing_may_rest_nothing_does_until_it_is_tried_again(
+    target: MakeTarget,
+) -> None:
+    one = await target(idle=4.0)
+    wire = await one.serve()
+    one.clock.advance(0.4)
+    await lost(one, wire)
+    assert one.connections.patience.keep_for == 0.0
+    assert not (await one.serve()).resting
+    one.clock.advance(61)
+    await one.serve()
+    assert (await one.serve()).resting
+
+
+async def test_another_setting_keeps_what_the_target_has_taught(target: MakeTarget) -> None:
+    one = await target(idle=4.0)
+    wire = await one.serve()
+    one.clock.advance(2.0)
+    await lost(one, wire)
+    learned = one.connections.patience.keep_for
+    one.connections.patience.configure(30.0)
+    assert one.connections.patience.keep_for == learned
+
+
+def never(_: object) -> bool:
+    """A request that can not be sent twice."""
+    return False
+
+
+async def test_a_request_that_can_not_be_sent_twice_takes_no_connection_that_rested_long(
+    target: MakeTarget,
+) -> None:
+    one = await target(idle=4.0)
+    wire = await one.serve()
+    one.clock.advance(0.9)
+    assert one.connections.take(never) is wire
+    one.give_back(wire)
+    one.clock.advance(1.1)
+    assert one.connections.take(never) is None
+    assert wire.resting
+    assert one.connections.take(lambda _: True) is wire, "another request takes it"
+    one.give_back(wire)
+
+
+async def test_there_is_room_for_the_new_connection_that_it_takes_instead(
+    target: MakeTarget,
+) -> None:
+    one = await target(idle=4.0, limit=2)
+    first, second = await one.lease(), await one.lease()
+    for wire in (first, second):
+        await one.ask(wire)
+        one.give_back(wire)
+    one.clock.advance(1.1)
+    assert one.connections.take(never) is None
+    assert (first.resting, second.resting) == (False, True), (
+        "the one that rested longest makes room"
+    )
+    fresh = await one.connections.make(None, 0.0)
+    assert one.connections.open == 2
+    assert one.connections.patience.keep_for == 4.0, "nor is that a lesson"
+    fresh.end()
+
+
+async def test_what_was_outlived_makes_longer_rests_sure(target: MakeTarget) -> None:
+    one = await target(idle=4.0)
+    await one.serve()
+    one.clock.advance(4.1)
+    wire = await one.serve()
+    one.clock.advance(2.7)
+    assert one.connections.take(never) is wire
+    one.give_back(wire)

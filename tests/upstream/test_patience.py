@@ -111,6 +111,28 @@ def test_each_time_that_the_limit_is_met_again_the_next_try_is_later() -> None:
     assert gaps[-1] >= patience.LONGEST_QUIET
 
 
+def test_before_anything_is_known_a_second_is_sure_and_what_was_outlived_makes_more_so() -> None:
+    one = Patience(4.0)
+    assert one.sure_for == 1.0
+    one.outlived(10.0)
+    assert one.sure_for == pytest.approx(2.8), "surely less than what was outlived"
+    one.outlived(20.0)
+    one.learn(2.0, 30.0)
+    one.learn(2.0, 40.0)
+    one.learn(2.0, 50.0)
+    assert one.sure_for == pytest.approx(1.4)
+
+
+def test_a_server_that_looks_at_its_timers_once_a_second_does_not_make_too_long_a_rest_sure() -> (
+    None
+):
+    one = Patience(4.0)
+    one.learn(3.0, 10.0)  # of a patience of 2 s
+    assert one.keep_for == pytest.approx(2.4)
+    one.outlived(20.0)
+    assert one.sure_for + TICK < 2.0
+
+
 def test_another_setting_keeps_what_is_known() -> None:
     one = Patience(4.0)
     assert one.configure(30.0) == 30.0
@@ -140,7 +162,7 @@ def test_it_is_never_above_the_setting_nor_below_nothing_and_only_outliving_rais
             assert before <= one.outlived(now) <= max(before * 1.25, before + 0.25)
         else:
             one.configure(seconds)
-        assert 0.0 <= one.keep_for <= one.configured
+        assert 0.0 <= one.sure_for <= one.keep_for <= one.configured
 
 
 @given(st.floats(0.1, 100.0), st.floats(0.1, 100.0))
