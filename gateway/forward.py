@@ -99,10 +99,12 @@ class Begun:
 class _Course:
     """What has been tried for one request."""
 
-    __slots__ = ("again", "extra", "fresh", "tried", "wait")
+    __slots__ = ("again", "error", "extra", "fresh", "tried", "wait")
 
     def __init__(self) -> None:
         self.tried: list[Target] = []
+        self.error: errors.UpstreamError | None = None
+        """What the last try has failed of."""
         self.extra = 0
         """Tries beyond the first."""
         self.again = ""
@@ -216,13 +218,7 @@ class Forward:
         upstream = group.upstream
         course = _Course()
         while True:
-            target = exchange.target_in_use
-            if target is None:
-                target = course.fresh or group.pick(exchange, course.tried)
-                if target.limit is not None and not _placed(exchange, target.limit):
-                    exchange.place = await group.enter(exchange, target, course.tried)
-                    target = exchange.place.target
-                self._lease(exchange, target)
+            target = exchange.target_in_use or await self._next(exchange, group, course)
             try:
                 if begun is not None:
                     wire, begun = begun, None
@@ -243,6 +239,21 @@ class Forward:
             course.extra += 1
             spread = _random() * min(BACKOFF_CAP, BACKOFF * 2**course.extra)
             await self._clock.sleep(course.wait or spread)
+
+    async def _next(self, exchange: Exchange, group: Group, course: _Course) -> Target:
+        """The target of the next try, leased. Raises errors.GatewayError: what the last try has failed of, if one has."""
+        try:
+            target = course.fresh or group.pick(exchange, course.tried)
+            if target.limit is not None and not _placed(exchange, target.limit):
+                exchange.place = await group.enter(exchange, target, course.tried)
+                target = exchange.place.target
+            self._lease(exchange, target)
+        except errors.GatewayError:
+            error, course.error = course.error, None
+            if error is not None:
+                raise error from None
+            raise
+        return target
 
     async def try_once(
         self, exchange: Exchange, group: Group, target: Target, request: Outbound
@@ -283,6 +294,7 @@ class Forward:
         if answered:  # by a part of a head, or a 103 that the client has seen
             raise error
         self._may_follow(exchange, upstream, error, course.again, course.extra)
+        course.error = error.with_traceback(None)  # whose frames hold `course`: a ring otherwise
         course.wait = 0.0
         return False
 
@@ -297,7 +309,7 @@ class Forward:
             exchange, upstream, reply, course.extra
         ):
             return False
-        course.again, course.fresh = str(reply.status), None
+        course.again, course.fresh, course.error = str(reply.status), None, None
         course.wait = _retry_after(reply)
         release(exchange, whole=False)
         return True

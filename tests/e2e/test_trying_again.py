@@ -412,3 +412,20 @@ async def test_a_budget_bounds_statuses_too(
     await _ask(await raw(running), b"/", 4)
     assert len(up.requests) == 4 + 3
     assert retries(running, "503", "no_budget") == 1
+
+
+async def test_a_client_is_told_what_its_last_try_failed_of_though_no_target_is_left(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    async def dies(peer: Peer) -> None:
+        await peer.request()
+        peer.reset()
+
+    up = await origin(dies)
+    circuit = {"min_requests": 1, "error_ratio": 0.5}
+    running = await gateway(up, upstream={"circuit": circuit, "eject": "off"})
+    client = await raw(running)
+    answer = await client.ask(get())
+    assert (answer.status, b"upstream_reset" in answer.body) == (502, True)
+    answer = await (await raw(running)).ask(get())
+    assert (answer.status, b"circuit_open" in answer.body) == (503, True)
