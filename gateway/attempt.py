@@ -126,12 +126,12 @@ class Attempt:
             line = upstream.sticky.set_cookie(exchange, exchange.target_in_use)
             if line:
                 reply.lines.append(line)
-        meter = upstream.meter
-        meter.target(exchange.target_name).by_class[min(status // 100, 5)] += 1
-        meter.head(now - exchange.sent_at, status)
+        seconds = now - exchange.sent_at
         target = exchange.target_in_use
         assert target is not None
-        target.succeeded(status, now - exchange.sent_at)
+        target.meter.by_class[min(status // 100, 5)] += 1
+        upstream.meter.head(seconds, status)
+        target.succeeded(status, seconds)
         permit = exchange.permit
         if permit is not None:
             exchange.permit = None
@@ -159,13 +159,12 @@ class Attempt:
         self, exchange: Exchange, wire: Wire, message: RawResponseMessage, payload: StreamReader
     ) -> Reply:
         status = message.code
-        if message.version[0] != 1 or not 101 <= status <= 999:
-            raise errors.UpstreamBadResponse("the status line is invalid")
-        phrase = message.reason.encode("utf-8", "surrogateescape")
-        if not headers.clean(phrase, 0):
-            raise errors.UpstreamBadResponse("the reason phrase has a control byte")
         bodiless = exchange.method == "HEAD" or status == 304
-        head = self._head(wire, message, bodiless=bodiless)
+        # Many answers on a connection have the same head.
+        head = wire.last_head
+        if bodiless or head is None or not head.fits(message, self._table):
+            head = ResponseHead(message, self._table, bodiless=bodiless)
+            wire.last_head = None if bodiless else head
         lines = [*head.lines]
         if not head.dated:
             lines.append(self._clock.date_line)
@@ -183,38 +182,22 @@ class Attempt:
         if exchange.tap is not None:
             exchange.tap.on_response(status, message.raw_headers)
             body.tap = exchange.tap
-        reply = Reply(status, lines, body, phrase=phrase)
+        reply = Reply(status, lines, body, start=head.start)
         if self._response_edits is not None:
             self._response_edits.add(exchange, reply)
         return reply
 
-    def _head(self, wire: Wire, message: RawResponseMessage, *, bodiless: bool) -> ResponseHead:
-        """The head's fields, taken apart: as the last ones of this connection, if they are the same."""
-        known = wire.last_head
-        if (
-            known is not None
-            and not bodiless
-            and known.raw_headers == message.raw_headers
-            and known.table is self._table
-        ):
-            return known
-        head = ResponseHead(message, self._table, bodiless=bodiless)
-        wire.last_head = None if bodiless else head
-        return head
-
     def _switched(self, exchange: Exchange, wire: Wire, message: RawResponseMessage) -> Reply:
         if not exchange.upgrade:
             raise errors.UpstreamBadResponse("a 101 that was not asked for")
-        phrase = message.reason.encode("utf-8", "surrogateescape")
-        if message.version[0] != 1 or not headers.clean(phrase, 0):
-            raise errors.UpstreamBadResponse("the status line is invalid")
         head = ResponseHead(message, self._table, bodiless=False)
         if not message.upgrade or head.upgrade.decode("latin-1") != exchange.upgrade:
             raise errors.UpstreamBadResponse("switched to a protocol that was not asked for")
         exchange.upgraded = True
         lines = [b"Connection: Upgrade\r\n", b"Upgrade: %b\r\n" % head.upgrade, *head.lines]
         switch: Switch = self._upgrades.switch(exchange, wire)
-        reply = Reply(101, lines, switch, phrase=phrase)
+        start = head.start if message.reason else status_line(101, "Switching Protocols")
+        reply = Reply(101, lines, switch, start=start)
         if self._response_edits is not None:
             self._response_edits.add(exchange, reply)
         return reply

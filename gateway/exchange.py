@@ -171,11 +171,11 @@ class Reply:
     """A response as a value, not yet sent. To await it is to have it: a handler that need not wait returns one."""
 
     def __init__(
-        self, status: int, lines: list[bytes], body: bytes | Any = b"", *, phrase: bytes = b""
+        self, status: int, lines: list[bytes], body: bytes | Any = b"", *, start: bytes = b""
     ) -> None:
         self.status = status
-        self.phrase = phrase
-        """Reason phrase; empty: the standard one."""
+        self.start = start
+        """The status line, of an answer that is passed on; empty: it is made of `status`."""
         self.lines = lines
         """Header lines as they go out, each `Name: value\\r\\n`; framing fields are made by `send`, not here."""
         self.body = body

@@ -228,7 +228,7 @@ class Forward:
             except errors.UpstreamError as error:
                 if exchange.fault is not None:
                     raise
-                upstream.meter.target(target.name).by_class[0] += 1
+                target.meter.by_class[0] += 1
                 failed(exchange, target, error)
                 if self._resent(exchange, upstream, target, course, error):
                     continue
@@ -265,7 +265,7 @@ class Forward:
         try:
             return await self._timed_try(exchange, group.upstream, target, request, None)
         except errors.UpstreamError as error:
-            group.upstream.meter.target(target.name).by_class[0] += 1
+            target.meter.by_class[0] += 1
             failed(exchange, target, error)
             raise
 

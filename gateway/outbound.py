@@ -111,7 +111,10 @@ class Outbound:
 class ResponseHead:
     """An upstream's final head, taken apart: the lines that pass and what frames the body."""
 
-    __slots__ = ("_named", "chunked", "dated", "length", "lines", "raw_headers", "table", "upgrade")
+    __slots__ = (
+        "_named", "chunked", "code", "dated", "length", "lines", "raw_headers", "reason", "start", "table", "upgrade",
+        "version",
+    )  # fmt: skip
 
     def __init__(self, message: RawResponseMessage, table: FieldTable, *, bodiless: bool) -> None:
         """`bodiless`: the answer to HEAD, or a 304, whose Content-Length is news and no framing.
@@ -119,6 +122,15 @@ class ResponseHead:
         Raises errors.UpstreamBadResponse for a head that can be read in two ways.
         """
         self.raw_headers, self.table = message.raw_headers, table
+        self.version, self.code, self.reason = message.version, message.code, message.reason
+        phrase = message.reason.encode("utf-8", "surrogateescape")
+        if (
+            message.version[0] != 1
+            or not 101 <= message.code <= 999
+            or not headers.clean(phrase, 0)
+        ):
+            raise errors.UpstreamBadResponse("the status line is invalid")
+        self.start = status_line(message.code, message.reason)
         self.length: bytes | None = None
         self.chunked = False
         self.upgrade = b""
@@ -138,6 +150,16 @@ class ResponseHead:
             raise errors.UpstreamBadResponse("a field has a control byte")
         if bodiless:
             self._announce_length()
+
+    def fits(self, message: RawResponseMessage, table: FieldTable) -> bool:
+        """Whether `message` taken apart by `table` comes to the same."""
+        return (
+            self.raw_headers == message.raw_headers
+            and self.table is table
+            and self.code == message.code
+            and self.reason == message.reason
+            and self.version == message.version
+        )
 
     def _announce_length(self) -> None:
         """What the body of the same GET would have."""

@@ -303,13 +303,8 @@ class Proxy:
     ) -> Sent:
         """The 101 goes out; from here on bytes pass both ways."""
         exchange.close = True
-        head = [
-            status_line(101, reply.phrase.decode() or "Switching Protocols"),
-            *reply.lines,
-            b"\r\n",
-        ]
         exchange.status, exchange.source = 101, "upstream"
-        transport.write(b"".join(head))
+        transport.write(b"".join((reply.start, *reply.lines, b"\r\n")))
         exchange.replied_at = self.clock.now()
         switch.counted(exchange)
         await tunnel(
@@ -330,12 +325,8 @@ class Proxy:
             client = incoming.protocol
             if type(client) is ClientConnection and not client.chunked_end_is_clean():
                 exchange.close = True
-        phrase = (
-            reply.phrase.decode("utf-8", "surrogateescape")
-            if forwarded
-            else _PHRASES.get(reply.status, "")
-        )
-        head = [status_line(reply.status, phrase), *reply.lines]
+        start = reply.start or status_line(reply.status, _PHRASES.get(reply.status, ""))
+        head = [start, *reply.lines]
         if not forwarded:
             head.append(self.clock.date_line)
         head.append(exchange.snapshot.clients.echo(exchange))

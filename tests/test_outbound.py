@@ -35,7 +35,9 @@ def sent(fields: Fields, method: str = "GET", **attributes: Any) -> bytes:
 
 
 def answered(*fields: tuple[bytes, bytes], bodiless: bool = False) -> ResponseHead:
-    message = cast("Any", SimpleNamespace(raw_headers=fields))
+    message = cast(
+        "Any", SimpleNamespace(raw_headers=fields, version=(1, 1), code=200, reason="OK")
+    )
     return ResponseHead(message, FieldTable(headers.RESPONSE), bodiless=bodiless)
 
 
@@ -241,3 +243,24 @@ def test_a_status_line_is_one_line_whatever_the_phrase_is(status: int, phrase: b
 def test_a_phrase_passes_and_one_with_a_line_end_is_left_out() -> None:
     assert status_line(200, "Fine by me") == b"HTTP/1.1 200 Fine by me\r\n"
     assert status_line(200, "a\r\nSet-Cookie: b") == b"HTTP/1.1 200 \r\n"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"raw_headers": ((b"A", b"2"),)},
+        {"raw_headers": ((b"a", b"1"),)},
+        {"code": 201},
+        {"reason": "Fine"},
+        {"version": (1, 0)},
+    ],
+)
+def test_what_is_remembered_of_a_head_is_for_the_same_head_only(other: dict[str, Any]) -> None:
+    said: dict[str, Any] = {
+        "raw_headers": ((b"A", b"1"),), "code": 200, "reason": "OK", "version": (1, 1),
+    }  # fmt: skip
+    table = FieldTable(headers.RESPONSE)
+    head = ResponseHead(cast("Any", SimpleNamespace(**said)), table, bodiless=False)
+    assert head.fits(cast("Any", SimpleNamespace(**said)), table)
+    assert not head.fits(cast("Any", SimpleNamespace(**{**said, **other})), table)
+    assert not head.fits(cast("Any", SimpleNamespace(**said)), FieldTable(headers.RESPONSE))

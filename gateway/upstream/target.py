@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gateway import errors
     from gateway.clock import Clock
+    from gateway.observe.metrics import TargetMeter
     from gateway.upstream.breaker import Breaker
     from gateway.upstream.concurrency import Limit
     from gateway.upstream.idle import Connections
@@ -43,6 +44,8 @@ class Target:
         self.in_flight = 0
         self.clock = clock
         self.connections: Connections
+        self.meter: TargetMeter
+        """Counts its tries and checks."""
         self.last_byte: Callable[[float], None]
         """Counts a whole response, by the seconds since its request was written."""
 

@@ -173,6 +173,7 @@ class Upstream:
         limits = self.concurrency.apply(settings.concurrency, targets)
         for target in targets:
             target.limit = limits.get(target)
+            target.meter = self.meter.target(target.name)
         assert self._pool is not None
         self.liveness.apply(settings, self._pool.context)
         self.refresh()
