@@ -177,12 +177,12 @@ class Attempt:
             and _is_event_stream(lines)
         ):
             idle = max(idle, EVENT_STREAM_IDLE)
-        body = relay.Download(wire, payload, head.length, idle, empty=empty)
+        body = relay.Download(wire, payload, head.length, idle, empty)
         body.ahead = self._ahead
         if exchange.tap is not None:
             exchange.tap.on_response(status, message.raw_headers)
             body.tap = exchange.tap
-        reply = Reply(status, lines, body, start=head.start)
+        reply = Reply(status, lines, body, head.start)
         if self._response_edits is not None:
             self._response_edits.add(exchange, reply)
         return reply
@@ -197,7 +197,7 @@ class Attempt:
         lines = [b"Connection: Upgrade\r\n", b"Upgrade: %b\r\n" % head.upgrade, *head.lines]
         switch: Switch = self._upgrades.switch(exchange, wire)
         start = head.start if message.reason else status_line(101, "Switching Protocols")
-        reply = Reply(101, lines, switch, start=start)
+        reply = Reply(101, lines, switch, start)
         if self._response_edits is not None:
             self._response_edits.add(exchange, reply)
         return reply

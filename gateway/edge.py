@@ -138,7 +138,8 @@ class ClientConnection(RequestHandler):
         if self._upgraded or self._force_close or self._close or self._parser is None:
             super().data_received(data)
             return
-        between = self._body.is_eof()  # the bytes may be its last
+        body = self._body
+        between = body is EMPTY_PAYLOAD or body.is_eof()  # the bytes may be its last
         try:
             messages, upgraded, behind = self._parser.feed_data(data)
         except HttpProcessingError as error:
@@ -173,7 +174,7 @@ class ClientConnection(RequestHandler):
             message, payload = self._messages[0]
             if (
                 isinstance(message, _ErrInfo)
-                or not payload.is_eof()
+                or not (payload is EMPTY_PAYLOAD or payload.is_eof())
                 or message.upgrade
                 or self._buffer_paused
             ):

@@ -171,7 +171,7 @@ class Reply:
     """A response as a value, not yet sent. To await it is to have it: a handler that need not wait returns one."""
 
     def __init__(
-        self, status: int, lines: list[bytes], body: bytes | Any = b"", *, start: bytes = b""
+        self, status: int, lines: list[bytes], body: bytes | Any = b"", start: bytes = b""
     ) -> None:
         self.status = status
         self.start = start

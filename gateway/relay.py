@@ -221,8 +221,9 @@ class Download:
     """An upstream's response body, not yet read."""
 
     def __init__(
-        self, wire: Wire, payload: StreamReader, length: bytes | None, idle: float, *, empty: bool
+        self, wire: Wire, payload: StreamReader, length: bytes | None, idle: float, empty: bool
     ) -> None:
+        # No keywords: CPython makes a dictionary of those at each call of a class.
         self.wire = wire
         self.payload = payload
         self.length = length
