@@ -374,7 +374,10 @@ class Forward:
         if not policy.may_repeat(error, exchange):
             upstream.meter.retried(word, "not_replayable")
             raise error
-        if policy.share is not None and not upstream.budget.spend(policy.share):
+        # Without a connection nothing was sent: the upstream sees no more for it.
+        if error.retry == "connect" or policy.share is None:
+            return
+        if not upstream.budget.spend(policy.share):
             upstream.meter.retried(word, "no_budget")
             upstream.meter.budget_exhausted += 1
             raise error
@@ -435,8 +438,7 @@ class Forward:
 
 def _retry_after(reply: Reply) -> float:
     """Seconds that the upstream asks for, where it asks for one at most; else 0."""
-    value = reply.get(b"Retry-After") or b""
-    return float(value) if value in (b"0", b"1") else 0.0
+    return 1.0 if reply.get(b"Retry-After") == b"1" else 0.0
 
 
 def _placed(exchange: Exchange, limit: Limit[Target]) -> bool:

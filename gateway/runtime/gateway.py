@@ -40,11 +40,14 @@ if TYPE_CHECKING:
     from gateway.middleware.mirror import Mirrors
     from gateway.runtime.listeners import Bound, Change
     from gateway.snapshot import Snapshot
+    from gateway.upstream.upstream import Upstream
 
 log = logging.getLogger("gateway.runtime")
 
 ADMIN = "admin"
 """The name of the admin listener."""
+FIRST_LOOK = 2.0
+"""Seconds that a start, or a reload, waits for targets to be found; then it goes on without them."""
 PATIENCE = 2.0
 """Seconds for connections that are being closed to deliver their last bytes."""
 
@@ -261,6 +264,7 @@ class Gateway:
             )
             change = await self._binds.open(self._wanted(config))
             admin = await self._make_admin(config)
+            await _look_first(claims.made("upstream"))
             if self.draining or self._closed:  # meanwhile
                 raise RuntimeError("the gateway is shutting down")
         except BaseException:
@@ -421,6 +425,15 @@ class _LettingGo:
 
     def expire(self) -> None:
         self._gateway._let_go()
+
+
+async def _look_first(upstreams: list[Upstream]) -> None:
+    """Give discoveries that are new the time for a first answer, so that no request comes before it; not for ever."""
+    try:
+        async with asyncio.timeout(FIRST_LOOK):
+            await asyncio.gather(*(upstream.first_look() for upstream in upstreams))
+    except TimeoutError:
+        log.warning("discovery_slow", extra={"waited": FIRST_LOOK})
 
 
 async def _load(source: Source) -> effective.Config:

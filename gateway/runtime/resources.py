@@ -74,6 +74,14 @@ class Claims:
         self._claimed[name] = value
         return value
 
+    def made(self, kind: str) -> list[Any]:
+        """Every value of one kind that was made for this compilation."""
+        return [
+            value
+            for (each, _), value in self._claimed.items()
+            if each == kind and value in self._made
+        ]
+
     def at_commit(self, change: Callable[[], None]) -> None:
         """Call `change` when this generation is swapped in. It must not fail: what can fail belongs
         before.

@@ -149,6 +149,8 @@ class Discovery:
         self._failures = 0
         self.found: tuple[Found, ...] = ()
         """The last good answer, in an order of its own; empty: there has been none yet."""
+        self.looked = asyncio.Event()
+        """Set once it has looked, whatever came of it."""
         self.problem: str | None = None
         """Why the last look failed, or what is wrong with what it found; None: all is well."""
 
@@ -179,7 +181,9 @@ class Discovery:
 
     async def _run(self) -> None:
         while True:
-            await self._clock.sleep(await self.look())
+            wait = await self.look()
+            self.looked.set()
+            await self._clock.sleep(wait)
 
     async def look(self) -> float:
         """Look once and take what is found. Returns the seconds until the next look."""

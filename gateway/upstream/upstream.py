@@ -184,6 +184,12 @@ class Upstream:
         if self.discovery is not None:
             self.discovery.start()
 
+    async def first_look(self) -> None:
+        """Begin to find targets, and wait until it was tried once."""
+        if self.discovery is not None:
+            self.discovery.start()
+            await self.discovery.looked.wait()
+
     def _look_at(self, settings: model.Discover | None) -> None:
         """Find targets where `settings` says, from `start` on; a discovery that looks there already goes on."""
         if self.discovery is not None:

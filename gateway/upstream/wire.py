@@ -232,6 +232,11 @@ class Wire(ResponseHandler):
         if self.on_answer is not None and self._buffer:
             self._tell()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp asks for it at the end of each body, paused or not.
+        if resume_parser or self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def _deliver(self, message: RawResponseMessage, payload: StreamReader) -> None:
         """As aiohttp's data_received does, less its timers."""
         if message.should_close:

@@ -429,3 +429,16 @@ async def test_a_client_is_told_what_its_last_try_failed_of_though_no_target_is_
     assert (answer.status, b"upstream_reset" in answer.body) == (502, True)
     answer = await (await raw(running)).ask(get())
     assert (answer.status, b"circuit_open" in answer.body) == (503, True)
+
+
+async def test_a_try_that_got_no_connection_costs_no_budget(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    dead, alive = await origin(), await origin()
+    await dead.refuse()
+    upstream = {"targets": [dead.url, alive.url], "balance": "round_robin", "eject": "off"}
+    running = await gateway({"upstreams": {"up": upstream}, "routes": [{"path": "/*", "to": "up"}]})
+    client = await raw(running)
+    assert [(await client.ask(get())).status for _ in range(20)] == [200] * 20
+    assert retries(running, "connect_refused", "success") == 10
+    assert running.metric("gateway_retry_budget_exhausted_total", upstream="up") == 0

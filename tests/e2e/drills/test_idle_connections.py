@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 PAUSES = {
     "long": (6.0, 4.0),
     "five": (5.0, 5.0),
-    "short": (3.0, 2.0, 2.0, 2.0, 1.0),
-    "odd": (4.0, 1.9, 2.1, 1.0),
+    "short": (2.0, 2.0, 2.0, 2.0),
+    "odd": (3.0, 1.9, 2.1, 1.0),
 }
-"""Seconds between bursts. Each series has pools of its own, which nobody else keeps warm; its first pause is longer than
-what gunicorn waits, and teaches how long that is."""
+"""Seconds between bursts. Each series has pools of its own, which nobody else keeps warm."""
 BURST = 24
 
 
