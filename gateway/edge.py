@@ -218,11 +218,22 @@ class ClientConnection(RequestHandler):
             self.force_close()
 
     def _heads_complete(self, data: bytes, fresh: int) -> None:
+        message, payload = self._messages[-1]
+        if (
+            fresh == 1
+            and payload is EMPTY_PAYLOAD
+            and not self._head_bytes
+            and len(data) <= self._limits.request_head
+            and data.endswith(_HEAD_END)
+            and not isinstance(message, _ErrInfo)
+            and not message.upgrade
+        ):
+            self._body = payload  # the usual request: one segment, no body
+            return
         alone = not self._head_bytes and len(self._messages) == 1
         if self._head_bytes + len(data) > self._limits.request_head:
             self.long_head = True
         self._began_head, self._head_bytes = 0.0, 0
-        message, payload = self._messages[-1]
         if fresh > 1:
             # Bytes stand behind each of these but the last.
             behind = [self._messages[at][0] for at in range(-fresh, -1)]

@@ -111,7 +111,7 @@ class Known:
 
     __slots__ = (
         "authority", "client_ip", "expects", "fields", "generation", "has_body", "host", "length", "peer_trusted",
-        "raw_headers", "request_id", "scheme", "trace_id",
+        "plain", "raw_headers", "request_id", "scheme", "trace_id",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange) -> None:
@@ -126,6 +126,10 @@ class Known:
         self.trace_id = exchange.trace_id
         self.has_body, self.length = exchange.has_body, exchange.length
         self.expects = exchange.expects
+        self.plain = not (
+            self.has_body or self.request_id or self.trace_id or self.scheme != "http"
+        )
+        """The rest is as it is in every exchange at first."""
         self.fields: dict[str, bytes] = {}
         """What goes to the upstream, by the name of the route."""
 
@@ -149,14 +153,11 @@ def recall(exchange: Exchange) -> bool:
     exchange.host = known.host
     exchange.client_ip = known.client_ip
     exchange.peer_trusted = known.peer_trusted
-    if known.scheme != "http":
+    if not known.plain:
         exchange.scheme = known.scheme
-    if known.request_id:
-        exchange.request_id = known.request_id
-    if known.trace_id:
-        exchange.trace_id = known.trace_id
-    if known.has_body:
-        exchange.has_body, exchange.length, exchange.expects = True, known.length, known.expects
+        exchange.request_id, exchange.trace_id = known.request_id, known.trace_id
+        exchange.has_body, exchange.length = known.has_body, known.length
+        exchange.expects = known.expects
     if "?" in target:
         exchange.path, _, exchange.query = target.partition("?")
     return True

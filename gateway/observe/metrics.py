@@ -148,7 +148,8 @@ class RouteMeter:
             self._count(exchange, exchange.ended)
         if exchange.bytes_in:
             self.bytes_in += exchange.bytes_in
-        self.bytes_out += exchange.bytes_out
+        if exchange.bytes_out:
+            self.bytes_out += exchange.bytes_out
         if exchange.reason:
             self.errors[exchange.reason] += 1
 
