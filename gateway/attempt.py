@@ -89,7 +89,7 @@ class Attempt:
             transport.write(head)
             wire.due = sent_at + self._first_byte
         elif upload.whole is not None:
-            transport.write(head + upload.framed())
+            transport.writelines((head, upload.framed()))
             wire.due = sent_at + self._first_byte
         else:
             transport.write(head)

@@ -11,29 +11,28 @@ are lost, so such a request is answered with `Connection: close`.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from gateway import errors
-from gateway.heads import LINGER, apart, named, options, parser
+from gateway.heads import apart, named, parser
 from gateway.incoming import KEEP, BadBody, Incoming, bound_unread
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable
 
-    from gateway.admission import Admission
-    from gateway.clock import Clock, Timer
-    from gateway.config import model
+    from aiohttp import web
+
+    from gateway.clock import Timer
     from gateway.exchange import Exchange
     from gateway.inbound import Known
-    from gateway.incoming import Answers, Sent
+    from gateway.server import Server
 
 log = logging.getLogger("gateway.edge")
 
@@ -232,18 +231,14 @@ class ClientConnection(RequestHandler):
             return
         alone = not self._head_bytes and len(self._messages) == 1
         if self._head_bytes + len(data) > self._limits.request_head:
-            self.long_head = True
+            self._suspect(data, alone=fresh == 1 and not self._head_bytes)
         self._began_head, self._head_bytes = 0.0, 0
         if fresh > 1:
             # Bytes stand behind each of these but the last.
             behind = [self._messages[at][0] for at in range(-fresh, -1)]
             self._trailed = self._trailed or any(getattr(one, "chunked", False) for one in behind)
         if isinstance(message, _ErrInfo):
-            # A bad chunk in a later segment: aiohttp queues the error behind the request whose body waits for ever.
-            if not self._body.is_eof():
-                self._body.set_exception(BadBody("the body's framing is broken"))
-            elif alone and len(parts := apart(data)) > 1:
-                self._read_again(parts)
+            self._is_broken(data, alone=alone)
             return
         self._body = payload
         if message.chunked:
@@ -255,6 +250,19 @@ class ClientConnection(RequestHandler):
                 # The next head has begun in the same segment.
                 self._head_grows(data[data.rfind(_HEAD_END) + len(_HEAD_END) :])
 
+    def _is_broken(self, data: bytes, *, alone: bool) -> None:
+        # A bad chunk in a later segment: aiohttp queues the error behind the request whose body waits for ever.
+        if not self._body.is_eof():
+            self._body.set_exception(BadBody("the body's framing is broken"))
+        elif alone and len(parts := apart(data)) > 1:
+            self._read_again(parts)
+
+    def _suspect(self, data: bytes, *, alone: bool) -> None:
+        """A segment is longer than a head may be: is the head? Where its body stands behind it, that is seen at once."""
+        end = data.find(_HEAD_END) + len(_HEAD_END)
+        if not alone or not len(_HEAD_END) <= end <= self._limits.request_head:
+            self.long_head = True
+
     def _read_again(self, parts: list[bytes]) -> None:
         """aiohttp forgets the requests before a broken one in the same segment: they are owed their answers."""
         self._messages.clear()
@@ -263,6 +271,11 @@ class ClientConnection(RequestHandler):
         for part in parts:
             if not (self._messages and isinstance(self._messages[-1][0], _ErrInfo)):
                 self.data_received(part)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp asks for it at each read of a body, paused or not, and would parse nothing once more.
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def _follow_chunks(self, data: bytes, *, alone: bool) -> None:
         """Note how a chunked body ends; `alone`: no head came in the same segment."""
@@ -393,66 +406,3 @@ class ClientConnection(RequestHandler):
         log.error("handler_failed", exc_info=exc)
         self.force_close()
         raise ConnectionError("handler failed")
-
-
-class Server(web.Server):
-    """The server of one listener."""
-
-    def __init__(
-        self,
-        proxy: Answers,
-        *,
-        listener: str,
-        limits: model.Limits,
-        clock: Clock,
-        admission: Admission,
-        on_dropped: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__(self._answer, request_factory=Incoming, handler_cancellation=True)  # type: ignore[arg-type]
-        self.proxy = proxy
-        self.listener = listener
-        self.limits = limits
-        self.clock = clock
-        self.admission = admission
-        self.on_dropped = on_dropped
-        """Called for each connection that is dropped unread, above every limit."""
-
-    def _answer(self, incoming: Incoming) -> Awaitable[Sent]:
-        """aiohttp's task is at it: go on with what has begun, or begin."""
-        client = incoming.protocol
-        assert isinstance(client, ClientConnection)
-        exchange, client.under_way = client.under_way, None
-        if exchange is None:
-            exchange = self.proxy.begin(incoming)
-        return self.proxy.answer(exchange)
-
-    @property
-    def connections(self) -> list[ClientConnection]:  # type: ignore[override]
-        """Every connection that is open."""
-        return [*self._connections]  # type: ignore[list-item]
-
-    def pre_shutdown(self) -> None:
-        """Close what is idle: see `close_if_idle`."""
-        for connection in self.connections:
-            connection.close_if_idle()
-
-    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's name
-        """aiohttp's runner: what could finish has."""
-        await self.end(LINGER if timeout is None else min(timeout, LINGER))
-
-    async def end(self, patience: float) -> None:
-        """Cancel what is under way and close every connection; break what has not gone in `patience` seconds."""
-        for connection in self.connections:
-            connection.force_close()
-        for _ in range(int(patience * 100)):
-            if not self._connections:
-                return
-            await asyncio.sleep(0.01)
-        for transport in [*self._connections.values()]:
-            transport.abort()
-        for _ in range(3):  # connection_lost, the handler's end, aiohttp's account of it
-            await asyncio.sleep(0)
-
-    def __call__(self) -> RequestHandler:
-        # Not aiohttp's own: it falls back to defaults, decompression included, when an option is misspelt.
-        return ClientConnection(self, loop=self._loop, **options(self.limits))

@@ -186,7 +186,7 @@ async def serving(
 
 @pytest.mark.xfail(strict=True, reason="the C parser keeps the last trailer for the next head")
 async def test_a_trailer_does_not_become_a_field_of_the_next_request() -> None:
-    # edge.py: `chunked_end_is_clean`. wire.py: a parser is made for each response.
+    # edge.py: `chunked_end_is_clean`. wire.py: a new parser after such a response.
     async with serving() as wired:
         await wired.send(CHUNKED + b"0\r\nX-One: 1\r\nX-Evil: 1\r\n\r\n")
         await wired.response()

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from gateway import edge, errors
+from gateway import errors
 from gateway.admission import Admission
 from gateway.config import model
 from gateway.edge import ClientConnection
 from gateway.incoming import END, KEEP, Incoming, Sent, reset
+from gateway.server import Server
 from tests.kit.answers import Answers
 from tests.kit.clock import FakeClock
 from tests.kit.wire import PATIENCE
@@ -45,7 +46,7 @@ class Listener:
         self.bodies: list[bytes | BaseException] = []
         self.dropped = 0
         self._custom = handle
-        self.server = edge.Server(
+        self.server = Server(
             Answers(self._handle, self._refuse), listener="main", limits=self.limits, clock=self.clock,
             admission=self.admission, on_dropped=self._drop,
         )  # fmt: skip
@@ -269,6 +270,17 @@ async def test_a_finished_head_over_the_limit_is_marked_for_measuring(
     assert not _connection(one).long_head
     await client.ask(b"GET / HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n", method="GET")
     assert _connection(one).long_head
+
+
+async def test_a_long_body_in_the_segment_of_its_head_makes_no_long_head(
+    listen: MakeListener, raw: MakeClient
+) -> None:
+    one = await listen(request_head=1000)
+    client = await raw(one.port)
+    await client.ask(
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3000\r\n\r\n" + b"v" * 3000, method="POST"
+    )
+    assert not _connection(one).long_head
 
 
 async def test_heads_in_pieces_are_measured_together(listen: MakeListener, raw: MakeClient) -> None:

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from gateway import edge, errors, inbound
+from gateway import errors, inbound
 from gateway.admission import Admission
 from gateway.clock import Clock
 from gateway.config import model
 from gateway.edge import ClientConnection
 from gateway.exchange import Exchange, Reply
 from gateway.incoming import END
+from gateway.server import Server
 from tests.kit.answers import Answers
 
 if TYPE_CHECKING:
@@ -282,7 +283,7 @@ async def _none(_: Incoming, __: errors.GatewayError | None = None) -> Sent:
 @pytest.fixture
 async def client() -> ClientConnection:
     limits = model.Limits()
-    server = edge.Server(
+    server = Server(
         Answers(_none, _none),
         listener="main",
         limits=limits,

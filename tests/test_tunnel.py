@@ -16,11 +16,11 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from gateway import edge
 from gateway.admission import Admission
 from gateway.config import model
 from gateway.exchange import Exchange
 from gateway.incoming import END, Incoming
+from gateway.server import Server
 from gateway.tunnel import FLUSH, GOODBYE, HALF_CLOSED, Tunnels, tunnel
 from gateway.upstream.wire import Dialer, Endpoint
 from tests.kit.answers import Answers
@@ -53,7 +53,7 @@ class Rig:
         self.exchanges: list[Exchange] = []
         self.ended = asyncio.Event()
         self.admission = Admission(model.Limits())
-        self.server = edge.Server(
+        self.server = Server(
             Answers(self._handle, self._refuse), listener="main", limits=model.Limits(), clock=self.clock,
             admission=self.admission,
         )  # fmt: skip

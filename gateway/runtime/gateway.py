@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from gateway import edge, errors, guest
+from gateway import errors, guest
 from gateway.admission import Admission
 from gateway.clock import Clock
 from gateway.config import effective, load, load_dict
@@ -30,6 +30,7 @@ from gateway.runtime import compile as compiler
 from gateway.runtime import resources
 from gateway.runtime.drain import LOOK, Drain
 from gateway.runtime.listeners import Binds, describe
+from gateway.server import Server
 from gateway.tasks import spawn
 
 if TYPE_CHECKING:
@@ -86,12 +87,12 @@ class Gateway:
         self._listen = listen
         self._resources = resources.Resources()
         self._binds = Binds()
-        self._servers: dict[Bound, edge.Server] = {}
-        self._guests: list[edge.Server] = []
+        self._servers: dict[Bound, Server] = {}
+        self._guests: list[Server] = []
         """Servers whose sockets are somebody else's."""
         self._former: list[Snapshot] = []
         """Earlier snapshots with exchanges in flight."""
-        self._orphans: list[edge.Server] = []
+        self._orphans: list[Server] = []
         """Servers of listeners that are gone, with connections that are still open."""
         self._admin: web.AppRunner | None = None
         self._reloading = asyncio.Lock()
@@ -142,7 +143,7 @@ class Gateway:
         return None
 
     @property
-    def servers(self) -> list[edge.Server]:
+    def servers(self) -> list[Server]:
         """Every server that has, or may have, clients."""
         return [*self._servers.values(), *self._guests, *self._orphans]
 
@@ -325,8 +326,8 @@ class Gateway:
         for server in (*servers.values(), *self._guests):
             server.limits = limits
 
-    def _make_server(self, listener: str, limits: model.Limits) -> edge.Server:
-        return edge.Server(
+    def _make_server(self, listener: str, limits: model.Limits) -> Server:
+        return Server(
             self.proxy,
             listener=listener,
             limits=limits,
@@ -339,7 +340,7 @@ class Gateway:
         """A connection far above the limit was closed unread: no exchange will ever count it."""
         self.metrics.route(UNMATCHED).errors[errors.TooManyConnections.reason] += 1
 
-    def guest_server(self, listener: str) -> edge.Server:
+    def guest_server(self, listener: str) -> Server:
         """A server for sockets that somebody else has opened, such as gunicorn."""
         server = self._make_server(listener, self.snapshot.config.server.limits)
         self._guests.append(server)

@@ -1,8 +1,8 @@
 """HTTP/1.1 on a connection to an upstream: the only file that knows the internals of aiohttp's client.
 
 Rules of this file: a Wire is aiohttp's ResponseHandler with its gaps closed; nothing here chooses, retries or pools. Each
-private name that is touched has a test in tests/test_aiohttp_contract.py. A new parser is made for each response, never
-saved: the C parser carries a trailer over into the next head otherwise.
+private name that is touched has a test in tests/test_aiohttp_contract.py. A parser reads on only behind a response that
+cannot have had trailers: the C parser carries one over into the next head.
 """
 
 from __future__ import annotations
@@ -233,8 +233,8 @@ class Wire(ResponseHandler):
             self._tell()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
-        # aiohttp asks for it at the end of each body, paused or not.
-        if resume_parser or self._reading_paused:
+        # aiohttp asks for it at each read and end of a body, paused or not, and would parse nothing once more.
+        if self._reading_paused:
             super().resume_reading(resume_parser)
 
     def _deliver(self, message: RawResponseMessage, payload: StreamReader) -> None:

@@ -26,7 +26,7 @@ class Origin(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport = transport
     def data_received(self, data):
-        self.transport.write(b"HTTP/1.1 200 OK\\r\\nContent-Type: text/plain\\r\\nContent-Length: 24\\r\\n\\r\\n" + b"x" * 24)
+        self.transport.write(b"HTTP/1.1 200 OK\\r\\nX: y\\r\\nContent-Length: 24\\r\\n\\r\\n" + b"x" * 24)
 async def main():
     server = await asyncio.get_running_loop().create_server(Origin, "0.0.0.0", %d)
     await server.serve_forever()
