@@ -30,6 +30,9 @@ _ABSOLUTE = re.compile(r"https?://([^/?#@\\]+)(.*)", re.IGNORECASE | re.DOTALL)
 _valid_hosts: set[str] = set()
 """Host values that were looked at and found valid; bounded."""
 _REMEMBERED = 5_000
+_LONGEST_HOST = 256
+_LARGEST_KNOWN = 8 * 1024
+"""Bytes of a head that a connection remembers at most, times the routes that it asks: clients may open many and rest."""
 _UNUSUAL = frozenset(("CONNECT", "TRACE", "OPTIONS"))
 
 
@@ -114,7 +117,7 @@ class Known:
         "plain", "raw_headers", "request_id", "scheme", "trace_id",
     )  # fmt: skip
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, client: ClientConnection) -> None:
         self.generation = exchange.snapshot.generation
         self.raw_headers = exchange.raw_headers
         self.authority = exchange.authority
@@ -127,7 +130,11 @@ class Known:
         self.has_body, self.length = exchange.has_body, exchange.length
         self.expects = exchange.expects
         self.plain = not (
-            self.has_body or self.request_id or self.trace_id or self.scheme != "http"
+            self.has_body
+            or self.request_id
+            or self.trace_id
+            or self.scheme != "http"
+            or client.tls  # where a trusted proxy says http
         )
         """The rest is as it is in every exchange at first."""
         self.fields: dict[str, bytes] = {}
@@ -146,6 +153,7 @@ def recall(exchange: Exchange) -> bool:
         or target[:1] != "/"
         or "#" in target
         or incoming.message.version != HttpVersion11
+        or incoming.protocol.long_head  # type: ignore[attr-defined]
     ):
         return False
     exchange.known = known
@@ -166,16 +174,20 @@ def recall(exchange: Exchange) -> bool:
 def remember(exchange: Exchange) -> None:
     """Keep what a head came to for the next one on its connection."""
     client, message = exchange.incoming.protocol, exchange.incoming.message
+    if type(client) is not ClientConnection:
+        return
+    client.known = None  # it could not be told of this head either
     if (
-        type(client) is ClientConnection
-        and client.admitted
+        client.admitted
         and not client.long_head
         and not exchange.http10
         and not message.upgrade
+        and exchange.method not in _UNUSUAL  # what an OPTIONS asks for counts for itself
         and message.path[:1] == "/"  # of a whole URL, the host is not that of the fields
         and exchange.snapshot.config.server.limits.requests_per_connection is None
+        and head_size(message) <= _LARGEST_KNOWN
     ):
-        client.known = exchange.known = Known(exchange)
+        client.known = exchange.known = Known(exchange, client)
 
 
 def name_host(exchange: Exchange) -> None:
@@ -243,7 +255,9 @@ def _check_host(exchange: Exchange, authority: str | None) -> None:
     if matched is None or int(matched[1] or 0) > 65_535:
         exchange.close = True
         raise errors.BadRequest("the Host field is not a host")
-    if len(_valid_hosts) < _REMEMBERED:
+    if len(authority) <= _LONGEST_HOST:
+        if len(_valid_hosts) >= _REMEMBERED:
+            _valid_hosts.clear()
         _valid_hosts.add(authority)
 
 
