@@ -28,6 +28,6 @@ def pending(transport: asyncio.Transport) -> int:
     size = transport.get_write_buffer_size()
     sock = transport.get_extra_info("socket")
     if _ASK is not None and sock is not None:
-        with contextlib.suppress(OSError):  # it has just been closed
+        with contextlib.suppress(OSError, ValueError):  # it has just been closed
             size += struct.unpack("i", fcntl.ioctl(sock.fileno(), _ASK, bytes(4)))[0]
     return size

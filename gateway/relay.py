@@ -168,6 +168,7 @@ class Upload:
         return data
 
     async def _move(self, wire: Wire) -> None:
+        stall: _UpstreamStall | None = None
         self._invite()
         while data := await self._next():
             if wire.transport is None:
@@ -177,9 +178,9 @@ class Upload:
             else:
                 wire.transport.write(data)
             if wire.writing_paused:
-                wire.due = self._clock.now() + self._unread
-                await wire._drain_helper()
-                wire.due = math.inf
+                if stall is None:
+                    stall = _UpstreamStall(wire, self._clock, self._unread)
+                await stall.drain()
         if self.chunked and wire.transport is not None:
             wire.transport.write(LAST_CHUNK)
         if self._kept is not None:
@@ -307,15 +308,14 @@ class Blocks(Protocol):
         """What is left of it. Raises OSError, or errors.GatewayError if it is shorter than it was said to be."""
 
 
-class Stall:
-    """A client that does not read: cut off once it has read nothing for `idle` seconds.
+class _Backlog:
+    """A peer that does not read: given up once it has read nothing for `idle` seconds.
 
     Whether it reads is asked of the kernel, a few times in `idle` seconds: the transport would not say so for minutes.
     """
 
-    def __init__(self, exchange: Exchange, client: Any, clock: Clock, idle: float) -> None:
-        self._exchange = exchange
-        self._client = client
+    def __init__(self, peer: Any, clock: Clock, idle: float) -> None:
+        self._peer = peer
         self._clock = clock
         self._idle = idle
         self._pending = 0
@@ -325,36 +325,67 @@ class Stall:
         self.due = math.inf
 
     def expire(self) -> None:
-        """Look whether it has read; if it has not for too long, cut it off: what waits is woken by the loss."""
-        transport = self._client.transport
+        """Look whether it has read; if it has not for too long, give it up."""
+        transport = self._peer.transport
         now = self._clock.now()
         if transport is not None:
             left = pending(transport)
             if self._pending and left != self._pending:
-                self._last = (
-                    now  # nothing is written meanwhile: whatever moved, moved since it reads
-                )
+                # Nothing is written meanwhile: whatever moved, moved since it reads.
+                self._last = now
             self._pending = left
             if now < self._last + self._idle:
                 self.due = min(now + self._idle / _LOOKS, self._last + self._idle)
                 return
-        self._exchange.fault = errors.ClientTimeout(f"the client read nothing for {self._idle:g} s")
         self.due = math.inf
-        if transport is not None:
-            transport.abort()
+        self._give_up(transport)
 
-    async def drained(self) -> None:
-        """Wait until the client has read enough. Raises errors.ClientClosed."""
+    def _give_up(self, transport: Any) -> None:
+        """It has read nothing for too long. `transport`: None where the connection is lost already."""
+        raise NotImplementedError
+
+    async def drain(self) -> None:
+        """Wait until it has read enough. Raises ConnectionError where the connection is lost meanwhile."""
         self._last = self._clock.now()
         self._pending = 0
         self.due = self._last + self._idle / _LOOKS
         self._clock.watched.add(self)
         try:
-            await self._client._drain_helper()
-        except ConnectionError as lost:
-            raise self._exchange.fault or errors.ClientClosed() from lost
+            await self._peer._drain_helper()
         finally:
             self._clock.watched.discard(self)
+
+
+class Stall(_Backlog):
+    """A client that does not read: cut off, and what waits is woken by the loss."""
+
+    def __init__(self, exchange: Exchange, client: Any, clock: Clock, idle: float) -> None:
+        super().__init__(client, clock, idle)
+        self._exchange = exchange
+
+    def _give_up(self, transport: Any) -> None:
+        self._exchange.fault = errors.ClientTimeout(f"the client read nothing for {self._idle:g} s")
+        if transport is not None:
+            transport.abort()
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough. Raises errors.ClientClosed."""
+        try:
+            await self.drain()
+        except ConnectionError as lost:
+            raise self._exchange.fault or errors.ClientClosed() from lost
+
+
+class _UpstreamStall(_Backlog):
+    """An upstream that does not read an upload: told to whoever waits for its answer.
+
+    One whose answer is under way need not read what it does not want: the answer has an idle time of its own.
+    """
+
+    def _give_up(self, transport: Any) -> None:
+        wire = self._peer
+        if transport is not None and wire.overdue is not errors.UpstreamBodyTimeout:
+            wire.set_exception(wire.overdue())
 
 
 async def stream(

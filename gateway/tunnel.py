@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.frames import Frames, close_frame
+from gateway.pending import pending
 
 if TYPE_CHECKING:
     from gateway.clock import Clock
@@ -27,6 +28,8 @@ HALF_CLOSED = 30.0
 """Seconds for which one direction may go on when the other has ended."""
 FLUSH = 10.0
 """Seconds for a closing transport to deliver what is buffered; then it is cut."""
+_LOOKS = 4
+"""Looks at what the two sides have not read yet, in the time after which the tunnel is idle."""
 
 _GOING_AWAY = (1001).to_bytes(2, "big")
 
@@ -57,9 +60,10 @@ async def tunnel(
 
     To be called once the 101 has been written to the client, without an await in between. Both
     transports are the tunnel's from then on; the caller still ends the wire, which gives its place
-    in the pool back. `idle`: seconds without a byte either way; `max_age`: seconds from now;
-    `math.inf` for none. Past either the exchange's reason is `websocket_timeout`. Never raises for
-    a connection that is lost, which is how tunnels end; if cancelled, both are closed at once.
+    in the pool back. `idle`: seconds in which neither side sends a byte, or reads one that was sent
+    to it; `max_age`: seconds from now; `math.inf` for none. Past either the exchange's reason is
+    `websocket_timeout`. Never raises for a connection that is lost, which is how tunnels end; if
+    cancelled, both are closed at once.
     """
     joined = Tunnel(exchange, wire, clock, idle, max_age, websocket=websocket)
     joined.begin(tunnels)
@@ -92,14 +96,16 @@ class Tunnel:
         self.clock = clock
         self.idle = idle
         self.last = clock.now()
-        """When the last byte came, from either side."""
+        """When the last byte came from either side, or was last seen to have been read by one."""
+        self._unread = (0, 0)
+        """Bytes that the client and the upstream had not taken at the last look."""
         self.oldest = self.last + max_age
         self.half_until = math.inf
         self.leaving = False
         """A Close has gone, or is to go, out both ways."""
         self.closing = False
         self.websocket = websocket
-        self.due = min(self.last + idle, self.oldest)
+        self.due = min(self.last + idle / _LOOKS, self.oldest)
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.client = Pipe(self, incoming.protocol, incoming.protocol.transport, masks=False)
         self.upstream = Pipe(self, wire, wire.transport, masks=True)
@@ -187,13 +193,26 @@ class Tunnel:
             for pipe in (self.client, self.upstream):
                 if pipe.transport is not None and not pipe.lost:
                     pipe.transport.abort()
-        elif self.leaving or now >= self.half_until:
+            return
+        if self.leaving or now >= self.half_until:
             self.close()
-        elif now >= min(self.last + self.idle, self.oldest):
+            return
+        self._look(now)
+        if now >= min(self.last + self.idle, self.oldest):
             self.exchange.reason = errors.WebSocketTimeout.reason
             self.go_away()
         else:
-            self.due = min(self.last + self.idle, self.oldest, self.half_until)
+            look = now + self.idle / _LOOKS
+            self.due = min(look, self.last + self.idle, self.oldest, self.half_until)
+
+    def _look(self, now: float) -> None:
+        """A side that still reads what was sent to it is slow, not idle."""
+        unread = (self.client.unread, self.upstream.unread)
+        if any(
+            before and before != left for before, left in zip(self._unread, unread, strict=True)
+        ):
+            self.last = now
+        self._unread = unread
 
     def _maybe_over(self) -> None:
         if not (self.client.lost and self.upstream.lost):
@@ -256,6 +275,11 @@ class Pipe(asyncio.Protocol):
     def owner_is_full(self) -> bool:
         """Whether aiohttp's protocol was last told that this transport's buffer is full."""
         return bool(getattr(self._owner, "writing_paused", False))
+
+    @property
+    def unread(self) -> int:
+        """Bytes that this side has been sent and has not taken."""
+        return 0 if self.transport is None or self.lost else pending(self.transport)
 
     # ── asyncio calls ──
 

@@ -300,12 +300,52 @@ async def test_time_that_the_upstream_takes_is_not_the_clients() -> None:
     await case.feed(b"x")
     await case.wire.draining.wait()
     assert case.upload.due == math.inf
-    assert case.wire.due == case.clock.now() + 60
     case.clock.advance(50)
+    assert not case.wire.failed
     case.wire.may_write.set()
     await case.feed(b"y", ended=True)
     await case.done()
     assert not case.wire.failed
+
+
+async def _unread(case: Case) -> Transport:
+    """Wait until the upstream does not read the upload."""
+    case.wire.writing_paused = True
+    case.start()
+    await case.feed(b"x")
+    await case.wire.draining.wait()
+    assert case.wire.transport is not None
+    case.wire.transport.unread = 1000
+    return case.wire.transport
+
+
+async def test_an_upstream_that_reads_a_little_is_not_given_up_until_it_stops() -> None:
+    case = Case()
+    transport = await _unread(case)
+    for _ in range(100):
+        transport.unread -= 1
+        case.clock.advance(59)
+    assert not case.wire.failed
+    case.clock.advance(59)
+    assert not case.wire.failed
+    case.clock.advance(1)
+    assert type(case.fault) is errors.UpstreamHeaderTimeout
+    case.clock.advance(1000)
+    assert len(case.wire.failed) == 1
+    case.wire.may_write.set()
+    await case.feed(ended=True)
+    await case.done()
+
+
+async def test_an_upstream_that_answers_need_not_read_what_it_does_not_want() -> None:
+    case = Case()
+    await _unread(case)
+    case.wire.overdue = errors.UpstreamBodyTimeout
+    case.clock.advance(1000)
+    assert not case.wire.failed, "its answer has an idle time of its own"
+    case.wire.may_write.set()
+    await case.feed(ended=True)
+    await case.done()
 
 
 # ── ends ──
