@@ -139,11 +139,10 @@ class Forward:
         )
         self._timeouts = policies.timeouts
         self._idle = or_never(policies.timeouts.idle)
-        limits = server.limits
         self._most = or_never(policies.body.max)
         self._gathered = policies.buffer.request or 0
-        self._body_idle = or_never(limits.body_idle)
-        self._body_rate = policies.body.min_rate or limits.body_min_rate or 0.0
+        self._body_idle = or_never(server.limits.body_idle)
+        self._body_rate = policies.body.min_rate or server.limits.body_min_rate or 0.0
         self._policy = retry.Policy(policies.retry)
         self._hedge = (
             Hedge(policies.hedge, self._policy.share, build.clock) if policies.hedge else None
@@ -194,8 +193,11 @@ class Forward:
         exchange.target_name = target.name
         exchange.attempts += 1
         target.in_flight += 1
-        if target.breaker is not None:
-            self._admit(exchange, target.breaker)
+        breaker = target.breaker
+        if breaker is not None:
+            exchange.permit = breaker.free
+            if breaker.free is None:
+                self._admit(exchange, breaker)
 
     def _admit(self, exchange: Exchange, breaker: Breaker) -> None:
         """Ask the circuit whether this try may begin: after `pick` it may, the same target once more maybe not.
@@ -375,11 +377,7 @@ class Forward:
             upstream.meter.retried(word, "not_replayable")
             raise error
         # Without a connection nothing was sent: the upstream sees no more for it.
-        if error.retry == "connect" or policy.share is None:
-            return
-        if not upstream.budget.spend(policy.share):
-            upstream.meter.retried(word, "no_budget")
-            upstream.meter.budget_exhausted += 1
+        if error.retry != "connect" and not self._in_budget(upstream, word):
             raise error
 
     def _status_may_follow(
@@ -390,11 +388,15 @@ class Forward:
         if not self._repeatable(exchange):
             upstream.meter.retried(str(reply.status), "not_replayable")
             return False
-        if self._policy.share is not None and not upstream.budget.spend(self._policy.share):
-            upstream.meter.retried(str(reply.status), "no_budget")
-            upstream.meter.budget_exhausted += 1
-            return False
-        return True
+        return self._in_budget(upstream, str(reply.status))
+
+    def _in_budget(self, upstream: Upstream, word: str) -> bool:
+        share = self._policy.share
+        if share is None or upstream.budget.spend(share):
+            return True
+        upstream.meter.retried(word, "no_budget")
+        upstream.meter.budget_exhausted += 1
+        return False
 
     def _upload(self, exchange: Exchange) -> relay.Upload:
         return relay.Upload(

@@ -97,6 +97,7 @@ class Breaker:
         "_given",
         "_passed",
         "_settings",
+        "free",
         "permit",
         "refuses",
         "since",
@@ -121,6 +122,8 @@ class Breaker:
         """The last transition's reason, in words for people."""
         self.permit = Permit(self)
         """That of the present state; another one after each transition."""
+        self.free: Permit | None = self.permit
+        """The same while the circuit is closed, when a try need not ask; else None: it asks `admit`."""
         self.refuses = False
         """Open, or half-open with every trial given out: no try may begin."""
 
@@ -199,6 +202,7 @@ class Breaker:
         self.since = now
         self.why = why
         self.permit = Permit(self)
+        self.free = self.permit if after is _CLOSED else None
         self._given = self._passed = 0
         self.window.clear()
         self.refuses = after is _OPEN

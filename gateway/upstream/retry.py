@@ -29,15 +29,16 @@ class Budget:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._second = 0
+        self._until = 0.0
+        """Clock seconds: when the newest slot is over."""
         self._firsts: deque[list[int]] = deque()
         """[second, first tries, extra tries], oldest first."""
+        self._newest = [0, 0, 0]
 
     def first(self, now: float) -> None:
         """Count a first try."""
-        slots = self._firsts
-        if slots and slots[-1][0] == int(now):
-            slots[-1][1] += 1
+        if now < self._until:
+            self._newest[1] += 1
         else:
             self._slot(now)[1] += 1
 
@@ -58,7 +59,9 @@ class Budget:
         second = int(now)
         # Not `!=`: a request that began in the second before may be counted after one of this second.
         if not self._firsts or self._firsts[-1][0] < second:
-            self._firsts.append([second, 0, 0])
+            self._newest = [second, 0, 0]
+            self._until = second + 1.0
+            self._firsts.append(self._newest)
             if len(self._firsts) > _BUDGET_SPAN + 1:
                 self._firsts.popleft()
         return self._firsts[-1]

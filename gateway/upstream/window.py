@@ -12,13 +12,15 @@ BUCKETS = 10
 class Window:
     """Tries, and failures among them, of the last `span` seconds."""
 
-    __slots__ = ("_at", "_bad", "_per_second", "_seen", "_turn", "failures", "span", "tries")
+    __slots__ = ("_at", "_bad", "_per_second", "_seen", "_turn", "_until", "failures", "span", "tries")
 
     def __init__(self, span: float) -> None:
         self.span = span
         self._per_second = BUCKETS / span
         self._turn = 0
         """Number of the bucket that is filled, counted from the clock's zero."""
+        self._until = 0.0
+        """Clock seconds: when that bucket is full."""
         self.clear()
 
     def __repr__(self) -> str:
@@ -34,9 +36,8 @@ class Window:
 
     def succeeded(self, now: float) -> None:
         """Count a try that did not fail."""
-        turn = int(now * self._per_second)
-        if turn > self._turn:
-            self._slide(turn)
+        if now >= self._until:
+            self._slide(int(now * self._per_second))
         self._seen[self._at] += 1
         self.tries += 1
 
@@ -58,3 +59,4 @@ class Window:
             self.failures -= self._bad[at]
             self._seen[at] = self._bad[at] = 0
         self._turn = turn
+        self._until = (turn + 1) / self._per_second
