@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from aiohttp.http import HttpVersion10, HttpVersion11
 
-from gateway import errors
+from gateway import errors, refusals
 from gateway.edge import ClientConnection
-from gateway.exchange import Exchange, Reply
+from gateway.exchange import Exchange
 from gateway.headers import content_length
 
 if TYPE_CHECKING:
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from gateway.incoming import Incoming
     from gateway.snapshot import Snapshot
 
-METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-_HOST = re.compile(
-    r"(?:[A-Za-z0-9_~-]+(?:\.[A-Za-z0-9_~-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
-)
 _ABSOLUTE = re.compile(r"https?://([^/?#@\\]+)(.*)", re.IGNORECASE | re.DOTALL)
 _valid_hosts: set[str] = set()
 """Host values that were looked at and found valid; bounded."""
@@ -88,7 +84,7 @@ def check(exchange: Exchange) -> None:
         _within_limits(exchange, client)
     if message.method == "CONNECT" or message.method == "TRACE":
         exchange.close = True
-        raise errors.MethodNotAllowed(f"{message.method} is never forwarded", (("Allow", METHODS),))
+        raise refusals.never_forwarded(message.method)
     target, authority = message.path, exchange.headers.get("Host")
     if target[:1] != "/":
         target, authority = _unusual_target(exchange, target, authority)
@@ -193,7 +189,7 @@ def remember(exchange: Exchange) -> None:
 def name_host(exchange: Exchange) -> None:
     """The host of a head that was refused before its host was looked at, for the log."""
     host = exchange.headers.get("Host", "")
-    if not exchange.authority and _HOST.fullmatch(host):
+    if not exchange.authority and refusals.is_host(host):
         exchange.authority = host
 
 
@@ -251,8 +247,7 @@ def _check_host(exchange: Exchange, authority: str | None) -> None:
             return
         exchange.close = True
         raise errors.BadRequest("the Host field is missing")
-    matched = _HOST.fullmatch(authority)
-    if matched is None or int(matched[1] or 0) > 65_535:
+    if not refusals.is_host(authority):
         exchange.close = True
         raise errors.BadRequest("the Host field is not a host")
     if len(authority) <= _LONGEST_HOST:
@@ -287,6 +282,5 @@ def _body(exchange: Exchange, message: RawRequestMessage) -> None:
 def _options(exchange: Exchange) -> None:
     """`OPTIONS *`, and one that may not be forwarded any more, are answered here (RFC 9110 sections 7.6.2, 9.3.7)."""
     hops = exchange.headers.get("Max-Forwards", "")
-    # Not by int(): it takes digits of other scripts, and raises for very long ones.
-    if exchange.target == "*" or (hops and not hops.strip("0")):
-        exchange.refusal = Reply(204, [b"Allow: %b\r\n" % METHODS.encode()])
+    if exchange.target == "*" or refusals.goes_no_further(exchange.method, hops):
+        exchange.refusal = refusals.options()

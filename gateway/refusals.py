@@ -1,8 +1,8 @@
 """What a request's head is refused for by itself, whatever the routes say.
 
 Rules of this file: pure, and nothing of aiohttp, so that `explain` and the inline tests can ask. The socket is answered by
-aiohttp's parser, `edge.py` and `inbound.py`; tests/test_refusals.py sends every rule that stands here over a connection and
-compares, so neither can learn a rule without the other.
+aiohttp's parser, by `edge.py`, and by `inbound.py`, which asks here what the parser does not know; tests/test_refusals.py
+sends every rule that stands here over a connection and compares, so none can learn a rule without the others.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gateway import errors
+from gateway.exchange import Reply
 from gateway.headers import content_length
 
 if TYPE_CHECKING:
@@ -54,12 +55,22 @@ def check(method: str, target: str, fields: RawFields, limits: model.Limits) -> 
     named = {name.lower(): value for name, value in fields}
     _framing(named)
     if method in NEVER:
-        raise errors.MethodNotAllowed(f"{method} is never forwarded", (("Allow", FORWARDABLE),))
+        raise never_forwarded(method)
     if not is_host(named.get(b"host", b"").decode("utf-8", "surrogateescape")):
         raise errors.BadRequest("the Host field is not a host")
     coding = named.get(b"transfer-encoding", b"").strip(b" \t").lower()
     if coding not in (b"", b"chunked"):
         raise errors.NotImplementedByGateway("a transfer coding other than chunked")
+
+
+def never_forwarded(method: str) -> errors.MethodNotAllowed:
+    """What is said to one of the methods that are `NEVER` forwarded."""
+    return errors.MethodNotAllowed(f"{method} is never forwarded", (("Allow", FORWARDABLE),))
+
+
+def options() -> Reply:
+    """The answer to an OPTIONS that is for the gateway itself (RFC 9110 section 9.3.7)."""
+    return Reply(204, [b"Allow: %b\r\n" % FORWARDABLE.encode()])
 
 
 def is_host(authority: str) -> bool:
@@ -70,6 +81,7 @@ def is_host(authority: str) -> bool:
 
 def goes_no_further(method: str, hops: str) -> bool:
     """Whether Max-Forwards ends an OPTIONS here, so that it is answered 204 (RFC 9110 section 7.6.2)."""
+    # Not by int(): it takes digits of other scripts, and raises for very long ones.
     return method == "OPTIONS" and hops != "" and not hops.strip("0")
 
 

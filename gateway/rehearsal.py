@@ -125,7 +125,7 @@ class Rehearsal:
         if exchange.refusal is None and refusals.goes_no_further(
             exchange.method, named.get("Max-Forwards", "")
         ):
-            exchange.refusal = Reply(204, [b"Allow: %b\r\n" % refusals.FORWARDABLE.encode()])
+            exchange.refusal = refusals.options()
 
     def _listener(self, scheme: str, authority: str) -> model.Listener:
         """The listener that such a URL leads to: by its port, else the first that fits its

@@ -162,7 +162,7 @@ class Limits(Model):
 
     connections: Count | None = Field(10_000, description="open connections in all")
     request_head: Size = Field(16 * 1024, description="request line and fields together (431)")
-    request_line: Size = Field(8 * 1024, description="method, target and version (414)")
+    request_line: Size = Field(8 * 1024, description="the request target: path and query (414)")
     headers: Count = Field(100, description="number of fields (431)")
     connections_per_ip: Count | None = Field(None, description="open connections of one address")
     requests_per_connection: Count | None = Field(None, description="then it is closed")

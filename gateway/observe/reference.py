@@ -32,7 +32,8 @@ ADVICE = {
     "bad_request": "The head can not be parsed or could be read in two ways, such as two lengths, "
     "or a path whose normal form belongs to another route (`server.ambiguous_paths`).",
     "body_too_large": "More body than `body.max`, said in Content-Length or found while reading.",
-    "uri_too_long": "A request line longer than `server.limits.request_line`.",
+    "uri_too_long": "A path and query longer than `server.limits.request_line`; the method and the version do not "
+    "count.",
     "head_too_large": "More header fields than `server.limits.headers`, or a head longer than "
     "`server.limits.request_head`.",
     "misdirected": "The request names a host that this connection is not for.",

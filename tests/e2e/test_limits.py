@@ -112,6 +112,17 @@ async def test_a_target_beyond_the_limit_is_414(
     assert running.metric("gateway_errors_total", reason="uri_too_long") == 1
 
 
+@pytest.mark.parametrize("method", [b"GET", b"PROPPATCH"])
+async def test_of_a_request_line_the_target_alone_counts(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, method: bytes
+) -> None:
+    running = await gateway(await origin(), server={"limits": {"request_line": "100B"}})
+    for length, status in ((100, 200), (101, 414)):
+        client = await raw(running)
+        line = b"%b /%b HTTP/1.1\r\n" % (method, b"a" * (length - 1))
+        assert (await client.ask(line + b"Host: a\r\n\r\n")).status == status
+
+
 async def test_fields_beyond_the_count_are_431(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
 ) -> None:
