@@ -190,6 +190,8 @@ class ClientConnection(RequestHandler):
 
     def _arrived(self) -> None:
         """Something has come of what is under way."""
+        if self._waiter is None:
+            return  # a head that is too long has woken aiohttp's task: it has taken this one, and is about to await it
         self._settle()
         if self._messages:
             self._proceed()

@@ -144,8 +144,7 @@ class Proxy:
     def abandon(self, exchange: Exchange) -> None:
         """The client has left before anybody awaited the answer."""
         _note(exchange, exchange.fault or errors.ClientClosed())
-        if isinstance(exchange.answer, Coroutine):
-            exchange.answer.close()
+        _leave(exchange)
         self._end(exchange)
 
     def end(self, exchange: Exchange) -> None:
@@ -168,6 +167,7 @@ class Proxy:
         """What the client is told: the route's answer, or the page of its failure."""
         try:
             if exchange.fault is not None:
+                _leave(exchange)
                 raise exchange.fault
             reply = await exchange.answer
         except asyncio.CancelledError:
@@ -410,6 +410,12 @@ def _note(exchange: Exchange, error: errors.GatewayError) -> None:
         exchange.reason = error.reason
     if isinstance(error, errors.ClientError) and not exchange.incoming.payload.is_eof():
         exchange.close = True
+
+
+def _leave(exchange: Exchange) -> None:
+    """Nobody is going to await its answer."""
+    if isinstance(exchange.answer, Coroutine):
+        exchange.answer.close()
 
 
 def _cut(exchange: Exchange) -> None:
