@@ -312,7 +312,7 @@ class Forward:
         ):
             return False
         course.again, course.fresh, course.error = str(reply.status), None, None
-        course.wait = _retry_after(reply)
+        course.wait = retry.after(reply)
         release(exchange, whole=False)
         return True
 
@@ -436,11 +436,6 @@ class Forward:
         if known is not None and not exchange.wants_trailers and len(known.fields) < _ROUTES_KNOWN:
             known.fields[exchange.route.name] = fields
         return fields
-
-
-def _retry_after(reply: Reply) -> float:
-    """Seconds that the upstream asks for, where it asks for one at most; else 0."""
-    return 1.0 if reply.get(b"Retry-After") == b"1" else 0.0
 
 
 def _placed(exchange: Exchange, limit: Limit[Target]) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gateway import errors
     from gateway.clock import Clock
     from gateway.config import model
-    from gateway.exchange import Exchange
+    from gateway.exchange import Exchange, Reply
 
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 _BUDGET_SPAN = 10.0
@@ -105,3 +105,8 @@ class Policy:
         if error.retry == "connect":  # nothing was sent: neither method nor `replay_body` matters
             return upload is None or upload.unsent
         return self.repeatable(exchange) and (upload is None or upload.replayable)
+
+
+def after(reply: Reply) -> float:
+    """Seconds that the upstream asks for, where it asks for one at most; else 0."""
+    return 1.0 if reply.get(b"Retry-After") == b"1" else 0.0

@@ -12,7 +12,17 @@ BUCKETS = 10
 class Window:
     """Tries, and failures among them, of the last `span` seconds."""
 
-    __slots__ = ("_at", "_bad", "_per_second", "_seen", "_turn", "_until", "failures", "span", "tries")
+    __slots__ = (
+        "_at",
+        "_bad",
+        "_per_second",
+        "_seen",
+        "_turn",
+        "_until",
+        "failures",
+        "span",
+        "tries",
+    )
 
     def __init__(self, span: float) -> None:
         self.span = span
