@@ -280,7 +280,7 @@ def _answer(route: effective.Route, config: effective.Config) -> dict[str, Any]:
         "kind": "forward",
         "upstream": chosen.upstream,
         "balance": settings.balance,
-        "targets": list(_targets(settings.targets, chosen.labels)),
+        "targets": list(_targets(settings.targets, chosen, answer.branches)),
     }
     if chosen.labels:
         found["labels"] = dict(chosen.labels)
@@ -289,17 +289,29 @@ def _answer(route: effective.Route, config: effective.Config) -> dict[str, Any]:
     if len(answer.branches) > 1:
         weights = sum(branch.weight for branch in answer.branches)
         found["split"] = [
-            {"upstream": branch.upstream, "share": round(branch.weight / weights, 4)}
+            {
+                "upstream": branch.upstream,
+                "share": round(branch.weight / weights, 4),
+                **({"labels": dict(branch.labels)} if branch.labels else {}),
+            }
             for branch in answer.branches
         ]
+        key = next((branch.sticky_by for branch in answer.branches if branch.sticky_by), None)
+        if key is not None:
+            found["sticky_by"] = key
     return found
 
 
 def _targets(
-    targets: tuple[model.Target, ...], labels: Mapping[str, str]
+    targets: tuple[model.Target, ...], chosen: model.Branch, branches: Iterable[model.Branch]
 ) -> Iterator[dict[str, Any]]:
-    """Those with the branch's labels. A backup has no share while the others are up."""
-    taken = [one for one in targets if labels.items() <= one.labels.items()]
+    """Those with the branch's labels; without labels, those that no other branch takes. A backup has no share while
+    the others are up.
+    """
+    taken = [one for one in targets if _bears(one, chosen.labels)]
+    if not chosen.labels:
+        others = [one.labels for one in branches if one.labels and one.upstream == chosen.upstream]
+        taken = [one for one in taken if not any(_bears(one, labels) for labels in others)]
     total = sum(one.weight for one in taken if not one.backup)
     for one in taken:
         share = round(one.weight / total, 4) if total and not one.backup else 0
@@ -309,6 +321,10 @@ def _targets(
         if one.backup:
             told["backup"] = True
         yield told
+
+
+def _bears(target: model.Target, labels: Mapping[str, str]) -> bool:
+    return labels.items() <= target.labels.items()
 
 
 def _discovered(settings: model.Discover) -> str:
@@ -358,6 +374,13 @@ def _retry(route: effective.Route, exchange: Exchange) -> Iterator[str]:
     again = "sent again on a fresh one" if repeatable else "not sent again"
     yield f"a rested connection that ends before any answer: the request is {again}"
     yield f"a body counts only if all of it has arrived and is at most {size(settings.replay_body)}"
+    if settings.per_try is not None:
+        again = (
+            "" if "first_byte" in settings.on else "; that is the end, for `on` has no first_byte"
+        )
+        yield f"one try has {shown('retry.per_try', settings.per_try)} from connecting to the head{again}"
+    if settings.max:
+        yield "before a further try: a pause of up to 250ms, drawn by chance; Retry-After: 1 is obeyed"
     if settings.budget is not None:
         yield f"at most {settings.budget:.0%} of the first tries of the last 10 s, at least 3"
 

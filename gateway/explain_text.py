@@ -102,7 +102,11 @@ def _answer(answer: dict[str, Any]) -> Iterator[str]:
             yield f"targets: {answer['discover']}"
         yield from _aligned(map(_target, answer["targets"]))
         for branch in answer.get("split", ()):
-            yield f"split: {branch['upstream']} gets {branch['share']:.0%}"
+            labels = _pairs(branch.get("labels", {}))
+            which = f"{branch['upstream']} with {labels}" if labels else branch["upstream"]
+            yield f"split: {which} gets {branch['share'] * 100:.4g}%"
+        if "sticky_by" in answer:
+            yield f"split: the same {answer['sticky_by']} always goes the same way"
     elif kind in ("static", "redirect", "respond"):
         yield kind
         yield from _aligned((key, str(value)) for key, value in answer[kind].items() if value)

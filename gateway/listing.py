@@ -75,13 +75,14 @@ def targets(upstreams: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]
                 target["name"],
                 target["state"],
                 lasting(target["seconds"]),
-                str(target["weight"]),
+                f"{target['weight']}, backup" if target["backup"] else str(target["weight"]),
                 str(target["in_flight"]),
                 f"{connections['active']} active, {connections['idle']} idle",
                 target["why"] or "",
             )
         if not upstream["targets"]:
-            yield (upstream["name"], "-", "no targets", "", "", "", "", "")
+            found = upstream.get("discovery") or {}
+            yield (upstream["name"], "-", "no targets", "", "", "", "", found.get("problem") or "")
 
 
 def lasting(seconds: float) -> str:

@@ -144,6 +144,8 @@ def _try_words(policies: model.Policies) -> str:
         f"{name} {shown(f'timeouts.{name}', getattr(policies.timeouts, name))}" for name in limits
     )
     retry = policies.retry
+    if retry is not None and retry.per_try is not None:
+        tried += f", to the head {shown('retry.per_try', retry.per_try)}"
     again = (
         f"{retry.max} more on {', '.join(retry.on)}" if retry and retry.max else "no further tries"
     )
@@ -204,10 +206,15 @@ def _left_out_words(upstream: model.Upstream) -> str:
     if health is not None and (health.path is not None or health.tcp):
         asked = f"{health.method} {health.path}" if health.path is not None else "connecting"
         parts.append(f"down after {health.fall} failed checks ({asked})")
-    if eject is not None and eject.consecutive_failures is not None:
-        parts.append(f"{duration(eject.base)} out after {eject.consecutive_failures} failures")
-    elif eject is not None and eject.failure_ratio is not None:
-        parts.append(f"{duration(eject.base)} out when {eject.failure_ratio:.0%} fail")
+    if eject is not None:
+        ways = []
+        if eject.consecutive_failures is not None:
+            ways.append(f"after {eject.consecutive_failures} failures")
+        if eject.failure_ratio is not None:
+            ways.append(f"when {eject.failure_ratio:.0%} fail")
+        parts.append(f"{duration(eject.base)} out {' or '.join(ways)}")
+        if upstream.panic:
+            parts.append(f"but not while fewer than {upstream.panic:.0%} are left")
     return ", ".join(parts)
 
 
@@ -281,7 +288,8 @@ def duration(seconds: float) -> str:
     if 0 < seconds < 1:
         return f"{seconds * 1000:g}ms"
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * length and seconds % length == 0:
+        # One minute stays 60s, beside 30s and 90s.
+        if seconds >= max(length, 120) and seconds % length == 0:
             return f"{seconds / length:g}{unit}"
     return f"{seconds:g}s"
 

@@ -140,6 +140,9 @@ def test_an_upstream_without_targets_has_a_row() -> None:
     assert [*targets([{"name": "found", "targets": []}])] == [
         ("found", "-", "no targets", "", "", "", "", "")
     ]
+    discovery = {"from": "dns x.test", "problem": "no answer; no targets yet"}
+    [row] = targets([{"name": "found", "targets": [], "discovery": discovery}])
+    assert row[2:] == ("no targets", "", "", "", "", "no answer; no targets yet")
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,19 @@ def test_what_would_be_tried_again_depends_on_the_request() -> None:
     assert any("64KiB" in one for one in ask().retry)
 
 
+@pytest.mark.parametrize("on", ["connect", "first_byte"])
+def test_the_time_of_one_try_is_told_and_whether_its_end_is_tried_again(on: str) -> None:
+    retry = f"retry: {{per_try: 2s, on: [{on}]}}"
+    found = explain(
+        load_text(CONFIG.replace("timeouts: {total: 10s}", retry)),
+        "GET",
+        "http://api.example.com/orders/7",
+    )
+    [line] = [one for one in found.retry if one.startswith("one try has 2s")]
+    assert ("that is the end" in line) is (on == "connect")
+    assert any("Retry-After" in one for one in found.retry)
+
+
 def test_retry_off_says_so() -> None:
     config = load_text(CONFIG.replace("timeouts: {total: 10s}", "retry: off"))
     found = explain(config, "GET", "http://api.example.com/orders/7")
@@ -389,6 +402,23 @@ def test_labels_and_backups_are_told_and_a_backup_has_no_share(
     text = found.text()
     assert re.search(r"10\.9\.9\.2:8000 +weight 1 +25% +version=v2", text)
     assert re.search(r"10\.9\.9\.3:8000 +weight 1 +backup", text)
+
+
+def test_a_branch_without_labels_has_the_targets_that_no_other_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    open_all(monkeypatch)
+    canary = "{upstream: orders, weight: 1, labels: {version: v2}}"
+    split = f"split: [{canary}, {{upstream: orders, weight: 199, sticky_by: client_ip}}]"
+    lines = UPSTREAMS.splitlines()[:-1]
+    found = explain(load_text("\n".join([*lines, f"    {split}"])), "GET", "http://h/canary")
+    urls = [target["url"] for target in found.answer["targets"] if not target.get("backup")]
+    assert len(urls) == 1
+    assert "http://10.9.9.2:8000" not in urls
+    text = found.text()
+    assert "split: orders with version=v2 gets 0.5%" in text
+    assert "split: orders gets 99.5%" in text
+    assert "split: the same client_ip always goes the same way" in text
 
 
 def test_a_branch_with_labels_has_only_their_targets(

@@ -103,7 +103,10 @@ def test_settings_of_the_upstream_have_their_stages(
     assert found["mirror"] == "5% copied to bare, answers compared"
     assert found["circuit"] == "503 for 15s when 40% of 10 or more fail in 5s"
     assert found["balance"] == "full: least_requests, the same again by cookie gw, slow start 30s"
-    assert found["left out"] == "down after 4 failed checks (GET /up), 20s out after 7 failures"
+    assert found["left out"] == (
+        "down after 4 failed checks (GET /up), 20s out after 7 failures, "
+        "but not while fewer than 50% are left"
+    )
     assert found["hedge"] == "2 more beside the first after 200ms, if it may be repeated"
 
 
@@ -114,7 +117,8 @@ def test_what_is_off_has_no_stage(opened: Callable[[str], dict[str, str]]) -> No
 
 
 def test_a_ratio_ejects_where_rows_do_not(opened: Callable[[str], dict[str, str]]) -> None:
-    assert opened("found")["left out"] == "10s out when 30% fail"
+    told = opened("found")["left out"]
+    assert told == "10s out when 30% fail, but not while fewer than 50% are left"
     assert "p95" in opened("found")["hedge"]
 
 

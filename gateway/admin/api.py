@@ -266,6 +266,7 @@ async def upstreams(request: web.Request) -> web.Response:
             "connections_reused": meter.reused,
             "waiting": 0,
             "circuit": None,
+            "discovery": None,
             "targets": [],
         }
         if meter.source is not None:
@@ -275,10 +276,11 @@ async def upstreams(request: web.Request) -> web.Response:
 
 
 def _upstream(upstream: Upstream, clock: Clock) -> dict[str, Any]:
-    whole = upstream.breaker
+    whole, found = upstream.breaker, upstream.discovery
     return {
         "waiting": len(upstream.concurrency.waiting),
         "circuit": None if whole is None else _circuit(whole, clock),
+        "discovery": None if found is None else {"from": found.what, "problem": found.problem},
         "targets": [_target(target, whole, clock) for target in upstream.targets],
     }
 

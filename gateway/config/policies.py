@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from gateway.config.addresses import HeaderName, HeaderValue, Method, Status, Token, is_token
 from gateway.config.forms import TRUE, Model, around, built_in
@@ -89,6 +89,9 @@ def _retry_on(value: object) -> str:
 RetryOn = Annotated[str, BeforeValidator(_retry_on)]
 
 
+_RETRY_METHODS = ("idempotent", "all")
+
+
 class Retry(Model):
     """When a request is sent again."""
 
@@ -108,6 +111,18 @@ class Retry(Model):
         "Idempotency-Key", description="a field that makes any method repeatable"
     )
     replay_body: Size = Field(64 * 1024, description="bodies up to this size can be sent again")
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _no_other_word(cls, value: object) -> object:
+        """A word that is misspelt would be taken for a method that nobody asks with."""
+        for word in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(word, str) and word.islower() and word not in _RETRY_METHODS:
+                raise refuse(
+                    f"{word!r} is neither {' nor '.join(_RETRY_METHODS)}, nor a method such as GET"
+                    f"{nearest(word, _RETRY_METHODS)}"
+                )
+        return value
 
 
 class Body(Model):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LOOKED_AT = frozenset({"hedge", "mirror", "deadline", "importance"})
+_HEDGED = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that do nothing (RFC 9110 section 9.2.1)."""
 
 
 def problems(
@@ -43,7 +45,10 @@ def warnings(
             policies.deadline.trust == "trusted_proxies" and not server.trusted_proxies
         )
         if nobody:
-            message = "deadline has no effect: timeouts.total is off, and no caller is trusted"
+            message = (
+                f"deadline has no effect on the route {route.name}: its timeouts.total is off, "
+                "and no caller is trusted"
+            )
             yield ("deadline",), message
     if policies.mirror is not None and isinstance(route.answer, effective.Forward):
         name = policies.mirror.upstream
@@ -57,16 +62,27 @@ def warnings(
 
 
 def _hedge(route: effective.Route) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    hedge, limit = route.policies.hedge, route.policies.timeouts.first_byte
+    hedge = route.policies.hedge
     if hedge is None:
         return
     if route.policies.retry is None:
         # `retry: off` on a route is the way to take an inherited hedge away, too.
         if _layer(route, "hedge") in ("route", _layer(route, "retry")):
             yield ("hedge",), "hedge has no effect: retry is off, so nothing is ever sent twice"
-    elif isinstance(hedge.after, float) and limit is not None and hedge.after >= limit:
-        message = f"hedge has no effect: timeouts.first_byte is {limit:g}s, which is over before"
-        yield ("hedge", "after"), message
+        return
+    for name, limit in (
+        ("timeouts.first_byte", route.policies.timeouts.first_byte),
+        ("timeouts.total", route.policies.timeouts.total),
+    ):
+        if isinstance(hedge.after, float) and limit is not None and hedge.after >= limit:
+            message = f"hedge has no effect: {name} is {limit:g}s, which is over before"
+            yield ("hedge", "after"), message
+            return
+    if route.match.methods and _HEDGED.isdisjoint(route.match.methods):
+        methods = ", ".join(route.match.methods)
+        message = f"hedge has no effect on {methods}: only GET, HEAD and OPTIONS are tried twice"
+        if _layer(route, "hedge") == "route":
+            yield ("hedge",), message
 
 
 def _layer(route: effective.Route, key: str) -> str:

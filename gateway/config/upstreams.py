@@ -86,15 +86,37 @@ NameServer = Annotated[
 ]
 
 
+def _name(value: object) -> str:
+    name = read_text(value, "a name such as users.svc.local")
+    if "://" in name or "/" in name or ":" in name:
+        raise refuse(f"{name!r} is no name: write it without scheme and port")
+    if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?", name):
+        raise refuse(f"{name!r} is no name such as users.svc.local")
+    return name
+
+
+def _variable(value: object) -> str:
+    word = read_text(value, "the name of a variable")
+    if not _VARIABLE.fullmatch(word):
+        raise refuse(f"{word!r} is no name of a variable: write one such as TARGETS")
+    return word
+
+
+DnsName = Annotated[str, BeforeValidator(_name)]
+Variable = Annotated[str, BeforeValidator(_variable)]
+
+
 class Discover(Model):
     """Where targets are found, and found again while the gateway runs. Exactly one of the first four."""
 
     later = keys("discover")
 
-    dns: str | None = Field(None, description="a name; each of its addresses is a target")
-    srv: str | None = Field(None, description="the name of SRV records, such as _http._tcp.x.local")
+    dns: DnsName | None = Field(None, description="a name; each of its addresses is a target")
+    srv: DnsName | None = Field(
+        None, description="the name of SRV records, such as _http._tcp.x.local"
+    )
     file: FilePath | None = Field(None, description="a JSON or YAML list, as `targets` takes it")
-    env: str | None = Field(None, description="the name of a variable that holds URLs")
+    env: Variable | None = Field(None, description="the name of a variable that holds URLs")
     port: RealPort | None = Field(None, description="of the targets, with dns")
     scheme: Literal["http", "https"] = Field("http", description="of the targets, with dns or srv")
     refresh: Period = Field(
@@ -118,23 +140,10 @@ class Discover(Model):
             raise refuse(f"scheme goes with dns and srv: {given[0]} holds URLs")
         if self.nameservers and given[0] in ("file", "env"):
             raise refuse("nameservers go with dns and srv")
-        for key in ("dns", "srv"):
-            _check_name(key, getattr(self, key))
-        if self.env is not None and not _VARIABLE.fullmatch(self.env):
-            raise refuse(f"env: {self.env!r} is no name of a variable: write one such as TARGETS")
         return self
 
 
 SOURCES = ("dns", "srv", "file", "env")
-
-
-def _check_name(key: str, name: str | None) -> None:
-    if name is None:
-        return
-    if "://" in name or "/" in name or ":" in name:
-        raise refuse(f"{key}: {name!r} is no name: write it without scheme and port")
-    if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?", name):
-        raise refuse(f"{key}: {name!r} is no name such as users.svc.local")
 
 
 class Pool(Model):
@@ -147,6 +156,18 @@ class Pool(Model):
     max_age: Duration | None = Field(None, description="none is older than this")
 
 
+def _server_name(value: object) -> str:
+    name = read_text(value, "a name such as orders.internal")
+    if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.:-]*[A-Za-z0-9_.])?", name):
+        raise refuse(
+            f"{name!r} is no name that a certificate bears: write one such as api.internal"
+        )
+    return name
+
+
+ServerName = Annotated[str, BeforeValidator(_server_name)]
+
+
 class UpstreamTls(Model):
     """TLS towards https targets."""
 
@@ -154,7 +175,7 @@ class UpstreamTls(Model):
     ca: FilePath | None = Field(None, description="certificates to trust, in place of the system's")
     cert: FilePath | None = Field(None, description="the gateway's own certificate")
     key: FilePath | None = Field(None, description="its key")
-    server_name: str | None = Field(None, description="the name to ask for and to check")
+    server_name: ServerName | None = Field(None, description="the name to ask for and to check")
 
 
 # ── choosing ────────────────────────────────────────────────────────────────────────────────────
@@ -203,21 +224,29 @@ def hash_key(balance: str) -> str | None:
     return balance.removeprefix("hash:") if balance.startswith("hash:") else None
 
 
+def _cookie(value: object) -> str:
+    word = read_text(value, "the name of a cookie")
+    if not is_token(word):
+        raise refuse(f"{word!r} is no name of a cookie: write one such as gw")
+    return word
+
+
+CookieName = Annotated[str, BeforeValidator(_cookie)]
+
+
 class Sticky(Model):
     """The same client goes to the same target, by a cookie that `server.secret` signs."""
 
     short = "cookie"
 
-    cookie: str = Field(description="its name")
+    cookie: CookieName = Field(description="its name")
     ttl: Duration | None = Field(None, description="its age; off: until the browser is closed")
     on_failure: Literal["redistribute", "fail"] = Field(
         "redistribute", description="its target is down: take another one, or 503"
     )
 
     @model_validator(mode="after")
-    def _a_name(self) -> Self:
-        if not is_token(self.cookie):
-            raise refuse(f"cookie: {self.cookie!r} is no name of a cookie: write one such as gw")
+    def _whole_seconds(self) -> Self:
         if self.ttl is not None and self.ttl < 1:
             raise refuse("ttl: a cookie lives for whole seconds: write 1s or more, or off")
         return self
@@ -237,13 +266,26 @@ class Expect(Model):
     body: str | None = Field(None, description="a text that its first 64 KiB hold")
 
 
+def _check_path(value: object) -> str:
+    path = read_text(value, "a path such as /healthz")
+    if not path.startswith("/"):
+        fix = "tcp: true" if path == "tcp" else f"/{path}"
+        raise refuse(f"{path!r} is no path: write {fix}")
+    if not re.fullmatch(r"[!-~]+", path):
+        raise refuse(f"{path!r}: blanks and other signs are written with %")
+    return path
+
+
+CheckPath = Annotated[str, BeforeValidator(_check_path)]
+
+
 class Health(Model):
     """Active checks; there are none without `path` or `tcp`."""
 
     short = "path"
     exclusive = ("path", "tcp")
 
-    path: str | None = Field(None, description="asked for over HTTP, with its query")
+    path: CheckPath | None = Field(None, description="asked for over HTTP, with its query")
     tcp: bool = Field(False, description="only connect")
     method: Method = Field("GET", description="of the request")
     port: RealPort | None = Field(None, description="in place of the target's")
@@ -263,11 +305,6 @@ class Health(Model):
     def _fits(self) -> Self:
         if self.path is not None and self.tcp:
             raise refuse("health has path or tcp, not both")
-        if self.path is not None and not self.path.startswith("/"):
-            fix = "{tcp: true}" if self.path == "tcp" else f"/{self.path}"
-            raise refuse(f"path: {self.path!r} is no path: write {fix}")
-        if self.path is not None and not re.fullmatch(r"[!-~]+", self.path):
-            raise refuse(f"path: {self.path!r}: blanks and other signs are written with %")
         return self
 
 

@@ -164,6 +164,7 @@ async def test_upstreams_are_listed_with_their_targets_why_they_are_so_and_since
         "connections_reused": 8,
         "waiting": 4,
         "circuit": None,
+        "discovery": None,
     }
     since = one.pop("since")
     assert abs(datetime.fromisoformat(since).timestamp() - gateway.clock.wall() + 5) < 3

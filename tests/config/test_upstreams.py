@@ -302,6 +302,29 @@ routes:
     assert all(line.startswith("5:") and " upstreams.b.sticky.cookie: " in line for line in found)
 
 
+@pytest.mark.parametrize(
+    ("place", "mistake", "fix"),
+    [
+        ("sticky.cookie", "sticky: {cookie: 'a b', ttl: 10}", "'a b' is no name of a cookie"),
+        ("health.path", "health: {path: up, rise: 0}", "'up' is no path: write /up"),
+        ("health.path", "health: {path: tcp, rise: 0}", "'tcp' is no path: write tcp: true"),
+        ("retry.methods", "retry: {methods: idempotant, max: x}", "did you mean idempotent?"),
+        ("retry.methods", "retry: {methods: [safe], max: x}", "nor a method such as GET"),
+        ("tls.server_name", "tls: {server_name: 'a b', verify: x}", "no name that a certificate"),
+        ("discover.dns", "discover: {dns: 'http://x', port: x}", "write it without scheme"),
+        ("discover.srv", "discover: {srv: 'a b', refresh: 1}", "no name such as users.svc.local"),
+        ("discover.env", "discover: {env: A-B, refresh: 1}", "no name of a variable"),
+    ],
+)
+def test_a_mistake_is_told_at_its_key_and_beside_others_of_the_same_mapping(
+    place: str, mistake: str, fix: str
+) -> None:
+    targets = "" if "discover" in mistake else "targets: 'http://h', "
+    found = refused(f"upstreams: {{u: {{{targets}{mistake}}}}}\nroutes: [{{path: /, to: u}}]")
+    assert len(found) == 2
+    assert any(f" upstreams.u.{place}: " in str(one) and fix in str(one) for one in found)
+
+
 def test_one_inherited_mistake_is_told_once() -> None:
     text = "defaults: {eject: {base: 10m}}\nroutes: [{path: /a, to: 'http://h'}, {path: /b, to: 'http://g'}]"
     assert len(refused(text)) == 1
@@ -399,8 +422,10 @@ def test_what_is_shared_is_not_warned_of_where_it_does_nothing() -> None:
     [
         ("hedge: on\nretry: off", "hedge has no effect: retry is off"),
         ("hedge: 5s\ntimeouts: {first_byte: 2s}", "hedge has no effect: timeouts.first_byte is 2s"),
-        ("deadline: on", "deadline has no effect: timeouts.total is off"),
-        ("deadline: {trust: none}", "deadline has no effect: timeouts.total is off"),
+        ("hedge: 5s\ntimeouts: {total: 3s}", "hedge has no effect: timeouts.total is 3s"),
+        ("hedge: on\nmethods: [POST, PUT]", "hedge has no effect on POST, PUT: only GET"),
+        ("deadline: on", "deadline has no effect on the route /*: its timeouts.total is off"),
+        ("deadline: {trust: none}", "has no effect on the route /*: its timeouts.total is off"),
         ("mirror: r2", "r2 gets these requests already"),
         ("importance: low", "importance has no effect: server.overload is off"),
     ],

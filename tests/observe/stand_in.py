@@ -129,7 +129,9 @@ def target(
 def source(*targets: Any, breaker: Any = None, waiting: int = 0) -> Any:
     """An upstream as its meter sees it."""
     concurrency = SimpleNamespace(waiting=[None] * waiting)
-    return SimpleNamespace(targets=targets, breaker=breaker, concurrency=concurrency)
+    return SimpleNamespace(
+        targets=targets, breaker=breaker, concurrency=concurrency, discovery=None
+    )
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
