@@ -3,8 +3,9 @@
     client ──▶ check ──▶ match ──▶ middleware ──▶ forward ──▶ target      inbound.py, routing/, middleware/, forward.py
     client ◀── send ◀───────────── middleware ◀── head ◀───── target      relay.py for what streams, tunnel.py for upgrades
 
-Rules of this file: one exchange, one task, one `finally` that gives back what was leased. An answer that has begun is never
-replaced by another: it is whole, or its connection breaks. Every failure has a name (errors.py) or is a bug, and is logged.
+Rules of this file: what need not wait makes no task (`begin`, `at_once`); what does is awaited by one (`answer`). Whichever it
+is, an exchange ends once, in `_end`, with all that was leased given back. An answer that has begun is never replaced by another:
+it is whole, or its connection breaks. Every failure has a name (errors.py) or is a bug, and is logged.
 """
 
 from __future__ import annotations
@@ -111,9 +112,7 @@ class Proxy:
         if not isinstance(answer, Reply):
             return None
         exchange.answer = answer
-        client: Any = (
-            exchange.incoming.protocol
-        )  # what it says of writing is changed by what is written
+        client: Any = exchange.incoming.protocol  # what is written changes what it says of writing
         if client.writing_paused or answer.status in exchange.route.pages.intercepts:
             return None
         sent = self._send_whole(exchange, answer)
