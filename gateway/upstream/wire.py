@@ -158,7 +158,7 @@ class Wire(ResponseHandler):
         """Whether the present response ended in a way that lets another request follow."""
         # As aiohttp's should_close and is_connected, without their calls.
         transport, payload = self.transport, self._payload
-        return not (
+        if (
             transport is None
             or self._should_close
             or (payload is not None and not payload.is_eof())
@@ -167,7 +167,15 @@ class Wire(ResponseHandler):
             or self._buffer
             or self._tail
             or transport.is_closing()
-        )
+        ):
+            return False
+        if not self._parser_is_clean or self._parser is None:
+            return True
+        try:
+            # Half a head behind the response would be the beginning of the next: between two messages it is None.
+            return self._parser.feed_eof() is None
+        except http_exceptions.HttpProcessingError:
+            return False
 
     def end(self) -> None:
         """Close the connection and give its place back. Idempotent."""

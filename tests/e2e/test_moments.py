@@ -158,3 +158,51 @@ async def test_a_client_that_leaves_as_its_request_is_handed_to_a_task_is_counte
     await running.eventually("gateway_errors_total", 1, route="all", reason="client_closed")
     await at_rest(running)
     assert len(up.requests) == 2
+
+
+@pytest.mark.parametrize("reads", [1, 2])
+@pytest.mark.parametrize(
+    ("surplus", "goes_on"),
+    [
+        (b"H", b"TTP/1.1 200 OK\r\nX-Stale: 1\r\nContent-Length: 1\r\n\r\nx"),
+        (b"HTTP/1.1 200 OK\r\nX-Stale: 1\r\nX: ", reply(b"ok")),
+        (b"HTTP/1.1 200 OK\r\nA: 1\r\nSec-WebSocket-Key1: 1\r\nX", b"-Stale: 1\r\nContent-Length: 0\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: \x00", b"\r\n\r\n"),
+        (reply(b"stale"), reply(b"ok")),
+        (b"x", reply(b"ok")),
+    ],
+)  # fmt: skip
+async def test_what_comes_behind_an_answer_is_never_the_beginning_of_the_next(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, reads: int, surplus: bytes, goes_on: bytes
+) -> None:  # fmt: skip
+    answer = reply(b"ok")
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if reads == 2:
+            await peer.send(answer[:-1])
+            await asyncio.sleep(0.05)
+            await peer.send(answer[-1:] + surplus)
+        else:
+            await peer.send(answer + surplus)
+        await peer.request()
+        await peer.send(goes_on)
+
+    up = await origin(script)
+    running = await gateway(up)
+    client = await raw(running)
+    for _ in range(3):
+        answered = await client.ask(GET)
+        assert (answered.status, answered.body, answered.get(b"X-Stale")) == (200, b"ok", None)
+    assert len(up.connections) == 3
+
+
+async def test_an_empty_line_behind_an_answer_does_no_harm(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up = await origin(reply(b"ok") + b"\r\n")
+    running = await gateway(up)
+    client = await raw(running)
+    for _ in range(3):
+        assert (await client.ask(GET)).body == b"ok"
+    assert len(up.connections) == 1
