@@ -284,7 +284,10 @@ class UpstreamMeter:
         histogram = self.heads.get(word)
         if histogram is None:
             histogram = self.heads[word] = Histogram(self._metrics.buckets)
-        histogram.pending.append(seconds)
+        pending = histogram.pending
+        pending.append(seconds)
+        if len(pending) >= FOLDED_AT:  # here too: an answer that is broken off has no last byte
+            histogram.fold()
 
     def last_byte(self, seconds: float) -> None:
         """A response is complete, `seconds` after the request was written."""
@@ -292,8 +295,6 @@ class UpstreamMeter:
         pending.append(seconds)
         if len(pending) >= FOLDED_AT:
             self.last_bytes.fold()
-            for histogram in self.heads.values():
-                histogram.fold()
 
     def retried(self, reason: str, outcome: str) -> None:
         """A try failed for `reason`. `outcome`: success, failure, no_budget, not_replayable."""

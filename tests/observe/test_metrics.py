@@ -595,3 +595,14 @@ def test_a_busy_route_and_upstream_keep_few_observations() -> None:
         ]
         == 3 * FOLDED_AT
     )
+
+
+def test_answers_that_are_broken_off_leave_few_observations_behind() -> None:
+    """Streams that their clients leave have a head and never a last byte."""
+    metrics = made()
+    meter = metrics.upstream("up")
+    for _ in range(2 * FOLDED_AT + 1):
+        meter.head(0.5, 200)
+    assert len(meter.heads["2xx"].pending) < FOLDED_AT
+    counts, total = meter.heads["2xx"].read()
+    assert (sum(counts), total) == (2 * FOLDED_AT + 1, 0.5 * (2 * FOLDED_AT + 1))
