@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gateway import errors
 from gateway.config import effective, model
+from gateway.config.expectations import certain_abort
 from gateway.config.targets import stand_ins
 from gateway.rehearsal import Hidden, Rehearsal, heaviest, hidden, target_prefix
 
@@ -103,12 +104,16 @@ def _walk(rehearsal: Rehearsal, exchange: Exchange) -> _Seen:
 def _reply(config: effective.Config, exchange: Exchange, route: effective.Route) -> Reply | None:
     """The route's own answer; None where an upstream would be asked. Raises errors.GatewayError."""
     from gateway.clock import Clock  # noqa: PLC0415 - the middlewares need asyncio, a router does not
-    from gateway.middleware import body_limit  # noqa: PLC0415
+    from gateway.middleware import body_limit, fault  # noqa: PLC0415
     from gateway.middleware.base import Build  # noqa: PLC0415
 
     unused: Any = None
     build = Build(config, Clock(), unused, None, {}, unused, unused)
-    handler = body_limit.wrap(route, _handler(route, build), build)
+    handler = _handler(route, build)
+    abort = certain_abort(route)
+    if abort is not None:  # any other share is chance, and a delay is only time
+        handler = fault.aborting(abort, handler)
+    handler = body_limit.wrap(route, handler, build)
     try:
         return _run(handler, exchange)
     finally:

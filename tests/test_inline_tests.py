@@ -188,6 +188,28 @@ def test_what_differs_is_told_in_one_sentence_each(test: str, wanted: list[str])
     assert problems(test) == wanted
 
 
+FAULTY = """
+routes:
+  - {name: always, path: /a, to: "http://h:1", body: {max: 4B}, fault: {delay: 9s, abort: 418}}
+  - {name: half, path: /h, to: "http://h:1", fault: {abort: {status: 500, percent: 50}}}
+"""
+
+
+def test_a_fault_that_meets_every_request_can_be_expected_and_one_by_chance_can_not() -> None:
+    asked = 'request: {get: "http://x/PATH"}\nexpect: '
+    always, half = asked.replace("PATH", "a"), asked.replace("PATH", "h")
+    told = "{route: always, status: 418, reason: fault_injected}\n"
+    assert problems(always + told, config=FAULTY) == []
+    assert problems(always + "{upstream: always}\n", config=FAULTY) == [
+        "upstream is none, expected always"
+    ]
+    assert problems(half + "{reason: fault_injected}\n", config=FAULTY) == [
+        "reason is none, expected fault_injected"
+    ]
+    large = 'request: {post: "http://x/a", body: "12345"}\nexpect: {reason: body_too_large}\n'
+    assert problems(large, config=FAULTY) == [], "what is refused before is refused before here"
+
+
 def test_a_secret_that_goes_to_the_upstream_is_not_printed(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cret")
     config = f"""

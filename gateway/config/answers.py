@@ -9,7 +9,7 @@ import ipaddress
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from gateway.config.addresses import Count, HeaderName, HeaderValue, Method, PathText
 from gateway.config.forms import NULL, Model, around, built_in
@@ -184,6 +184,12 @@ def _client(value: object) -> str:
         raise refuse(f"{word!r} is no address: write one such as 192.0.2.7") from None
 
 
+def _whole(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise refuse(f"{url!r} is no URL: write http://HOST/PATH")
+    return url
+
+
 class TestRequest(Model):
     """The request of an inline test: `get: URL` and so on."""
 
@@ -191,7 +197,7 @@ class TestRequest(Model):
     later = frozenset({"auth", "claims", "consumer"})
 
     method: Method = Field(description="in full form; or get: URL")
-    url: str = Field(description="with scheme and host")
+    url: Annotated[str, AfterValidator(_whole)] = Field(description="with scheme and host")
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict, description="name: value")
     body: str | None = Field(None, description="a text")
     client_ip: Annotated[str, BeforeValidator(_client)] = Field(
@@ -211,12 +217,6 @@ class TestRequest(Model):
         if not isinstance(url, Text):
             raise refuse(f"{asked[0]} takes a URL")
         return value.like(items | {"method": url.derive(asked[0].upper()), "url": url})
-
-    @model_validator(mode="after")
-    def _whole_url(self) -> Self:
-        if not self.url.startswith(("http://", "https://")):
-            raise refuse(f"{self.url!r} is no URL: write http://HOST/PATH")
-        return self
 
 
 class TestExpect(Model):

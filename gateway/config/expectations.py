@@ -9,28 +9,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway import errors as reasons
+from gateway.config import answers
+from gateway.config.nodes import Map
+from gateway.config.report import Context
 from gateway.config.words import nearest
 
 if TYPE_CHECKING:
     from gateway.config import effective, model
     from gateway.config.loading import Entry, Parts
-    from gateway.config.report import Context
 
 _LATER_REASONS = frozenset(
     (
         *("unauthenticated", "forbidden", "ip_denied", "rate_limited", "auth_unavailable"),
-        *("overloaded", "queue_full", "queue_timeout", "fault_injected", "plugin_error"),
-        "invalid_request_schema",
+        *("plugin_error", "invalid_request_schema"),
     )
 )
 """Words of the closed list for failures that are not built: such a test could never pass."""
+_NEEDS_OTHERS = (
+    reasons.Overload,
+    reasons.UpstreamError,
+    reasons.ClientTimeout,
+    reasons.ClientClosed,
+    reasons.WebSocketTimeout,
+)
+"""Failures that take load, time, or somebody at the other end of a connection."""
 
 
 def check(entry: Entry, config: effective.Config, parts: Parts, context: Context) -> None:
-    """One test, if it could be read."""
-    if entry.values is None:
+    """One test: what could be read of its expectations, though the rest of it is wrong."""
+    expect = _expected(entry)
+    if expect is None:
         return
-    expect: model.TestExpect = entry.values.expect
     names = [route.name for route in config.routes]
     known_routes = {*names, *(str(one.raw.get("name", "")) for one in parts.routes if one.raw)}
     nameless = any(one.in_doubt and "name" not in one.raw for one in parts.routes)
@@ -41,14 +50,50 @@ def check(entry: Entry, config: effective.Config, parts: Parts, context: Context
     if expect.upstream is not None and expect.upstream not in upstreams:
         message = f"there is no upstream {expect.upstream!r}{nearest(expect.upstream, upstreams, upstreams)}"
         context.add(entry.raw, entry.path, ("expect", "upstream"), message)
-    words = reasons.reasons()
-    if expect.reason in _LATER_REASONS - words.keys():
-        message = f"{expect.reason} is not supported yet: nothing answers so"
-        context.add(entry.raw, entry.path, ("expect", "reason"), message)
-    elif expect.reason is not None and expect.reason not in words:
-        message = f"{expect.reason!r} is no reason{nearest(expect.reason, words)}"
-        context.add(entry.raw, entry.path, ("expect", "reason"), message)
+    if expect.reason is not None:
+        message = _never_met(expect.reason, config, parts)
+        if message:
+            context.add(entry.raw, entry.path, ("expect", "reason"), message)
     forwarded = {"upstream", "upstream_path", "upstream_headers"} & expect.model_fields_set
     if expect.status is not None and forwarded:
         message = "a forwarded request has no status here: no upstream is asked"
         context.add(entry.raw, entry.path, ("expect", "status"), message)
+
+
+def _expected(entry: Entry) -> model.TestExpect | None:
+    if entry.values is not None:
+        expect: model.TestExpect = entry.values.expect
+        return expect
+    written = entry.raw.get("expect") if isinstance(entry.raw, Map) else None
+    # What is wrong in it was told when the whole test was read.
+    return Context([]).read(answers.TestExpect, written, "") if isinstance(written, Map) else None
+
+
+def _never_met(word: str, config: effective.Config, parts: Parts) -> str:
+    """Why no inline test can meet this reason; empty if one can."""
+    words = reasons.reasons()
+    if word not in words:
+        if word in _LATER_REASONS:
+            return f"{word} is not supported yet: nothing answers so"
+        return f"{word!r} is no reason{nearest(word, words)}"
+    if issubclass(words[word], _NEEDS_OTHERS):
+        return (
+            f"{word} can not be met by an inline test: it takes load, time or a connection, and nothing is sent "
+            "here; expect route or upstream instead"
+        )
+    unsure = any(entry.left_out or entry.values is None for entry in parts.routes)
+    injected = word == reasons.FaultInjected.reason
+    if injected and not unsure and not any(map(certain_abort, config.routes)):
+        return (
+            f"{word} can not be expected: no route has a fault.abort with percent: 100, and what meets "
+            "another one is chance"
+        )
+    return ""
+
+
+def certain_abort(route: effective.Route) -> model.Abort | None:
+    """`fault.abort` of a route whose every request it refuses."""
+    fault = route.policies.fault
+    if fault is None or fault.abort is None or fault.abort.percent < 100:
+        return None
+    return fault.abort

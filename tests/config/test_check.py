@@ -360,10 +360,50 @@ def test_a_route_that_never_matches_is_a_warning() -> None:
         ("request: {get: 'http://h/', client_ip: x}, expect: {route: r}", "'x' is no address"),
         ("request: {get: 'http://h/', header: {}}, expect: {route: r}", "did you mean headers?"),
         ("request: {get: 'http://h/'}", "expect is missing"),
+        ("request: {get: 'http://h/'}, expect: {reason: overloaded}", "takes load, time or"),
+        ("request: {get: 'http://h/'}, expect: {reason: connect_refused}", "takes load, time or"),
+        ("request: {get: 'http://h/'}, expect: {reason: client_timeout}", "takes load, time or"),
+        ("request: {get: 'http://h/'}, expect: {reason: forbidden}", "is not supported yet"),
+        (
+            "request: {get: 'http://h/'}, expect: {reason: fault_injected}",
+            "no route has a fault.abort with percent: 100",
+        ),
     ],
 )
 def test_a_wrong_inline_test_is_refused_with_the_fix(test: str, fix: str) -> None:
     assert fix in messages(f"{ROUTE}tests: [{{name: t, {test}}}]")
+
+
+def test_all_that_is_wrong_in_an_inline_test_is_told_though_a_part_of_it_is_missing() -> None:
+    assert refused(
+        f"{ROUTE}tests:\n"
+        "  - request: {get: /x, headers: {a b: c}}\n"
+        "    expect: {route: nope, reason: wrong, upstream: zz, statu: 3}\n"
+        "  - expect: {route: nope, status: 200, upstream_path: /}\n"
+        "  - expect: off\n"
+    ) == [
+        "4:5: tests[0]: name is missing",
+        "4:14: tests[0].request: '/x' is no URL: write http://HOST/PATH",
+        "4:34: tests[0].request.headers.a b: 'a b' is no name of a header: write one such as X-Tenant",
+        "5:21: tests[0].expect.route: there is no route 'nope'; known are r",
+        "5:35: tests[0].expect.reason: 'wrong' is no reason",
+        "5:52: tests[0].expect.upstream: there is no upstream 'zz'; known are r",
+        "5:56: tests[0].expect.statu: 'statu' is not known here: did you mean status?",
+        "6:5: tests[1]: name is missing",
+        "6:21: tests[1].expect.route: there is no route 'nope'; known are r",
+        "6:35: tests[1].expect.status: a forwarded request has no status here: no upstream is asked",
+        "7:5: tests[2]: name is missing",
+        "7:13: tests[2].expect: nothing is expected: write route: NAME, or status: 404",
+    ]
+
+
+def test_a_fault_that_may_be_expected_is_not_missed_where_a_route_could_not_be_read() -> None:
+    text = "routes: [{name: r, path: /*, to: 'http://h', fault: {abort: 5}}]\n"
+    told = refused(
+        text + "tests: [{name: t, request: {get: 'http://h/'}, expect: {reason: fault_injected}}]"
+    )
+    assert len(told) == 1
+    assert "fault.abort" in told[0]
 
 
 def test_inline_tests_are_read_with_their_places() -> None:
