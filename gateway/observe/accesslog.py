@@ -1,8 +1,9 @@
 """The access log: one line a request, written by a thread of its own.
 
-Rules of this file: `record` never waits. Lines are gathered for a tenth of a second and handed to
-the writer together, since waking a thread for each would cost more than the line. When the writer
-can not keep up, lines are dropped and counted, never requests. What a line holds is `lines.py`'s.
+Rules of this file: `record` never waits. Exchanges are gathered, for a tenth of a second at most,
+and their lines made and handed to the writer together: making many in a row takes half the time,
+and waking a thread for each would cost more than the line. When the writer can not keep up, lines
+are dropped and counted, never requests. What a line holds is `lines.py`'s.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ log = logging.getLogger("gateway.observe.accesslog")
 MOST_LINES = 10_000
 """Lines that may wait for the writer; more are dropped."""
 GATHER = 0.1
-"""Seconds for which lines are gathered."""
+"""Seconds for which exchanges are gathered,"""
+GATHERED = 128
+"""and how many at most: the loop stands still while their lines are made."""
 CLOSE_WITHIN = 5.0
 """Seconds that the writer is given at the end for what it still holds."""
 _STDOUT = 1
@@ -47,24 +50,28 @@ class AccessLog:
         """
         self._clock = clock
         self._metrics = metrics
-        self._line = compile_line(settings, clock.wall)
+        self._line = compile_line(settings, lambda: self._moment)
+        self._moment = 0.0
+        """Unix seconds: the end of the exchange whose line is made."""
         self._wanted = compile_sample(settings.sample)
         self._writer = Writer(settings.file)
-        self._lines: list[str] = []
+        self._ended: list[Exchange] = []
         self._timer: Timer | None = None
         self._lost = 0
         self._most = MOST_LINES
 
     def record(self, exchange: Exchange) -> None:
-        """Take a line about an exchange that has ended; on the event loop."""
+        """Take an exchange that has ended; on the event loop."""
         if self._wanted is not None and not self._wanted(exchange):
             return
-        lines = self._lines
-        if len(lines) + self._writer.backlog >= self._most:
+        ended = self._ended
+        if len(ended) + self._writer.backlog >= self._most:
             self._metrics.access_log_dropped += 1
             return
-        lines.append(self._line(exchange))
-        if self._timer is None:
+        ended.append(exchange)
+        if len(ended) >= GATHERED:
+            self._flush()
+        elif self._timer is None:
             self._timer = self._clock.call_later(GATHER, self._flush)
 
     def reopen(self) -> None:
@@ -89,8 +96,13 @@ class AccessLog:
             self._timer.cancel()
             self._timer = None
         self._count_lost()
-        if self._lines:
-            lines, self._lines = self._lines, []
+        if self._ended:
+            ended, self._ended = self._ended, []
+            since = self._clock.wall() - self._clock.now()
+            lines = []
+            for exchange in ended:
+                self._moment = exchange.ended + since
+                lines.append(self._line(exchange))
             self._writer.write(lines)
 
     def _count_lost(self) -> None:

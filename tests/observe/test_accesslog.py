@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import stat
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,6 +49,30 @@ async def test_lines_are_written_in_their_order_once_they_have_been_gathered(
     clock.advance(accesslog.GATHER)
     assert await until_written(path, 3) == ["/0", "/1", "/2"]
     await log.aclose()
+
+
+async def test_a_line_bears_the_time_at_which_its_exchange_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    log, clock, _ = opened(path)
+    first = clock.wall()
+    for _ in range(2):
+        log.record(exchange(ended=clock.now()))
+        clock.advance(0.05)
+    clock.advance(30)
+    times = [json.loads(line)["time"] for line in await until_written(path, 2)]
+    told = [datetime.fromisoformat(time).timestamp() for time in times]
+    assert told == pytest.approx([first, first + 0.05], abs=0.03)
+    await log.aclose()
+
+
+async def test_no_more_than_so_many_are_gathered(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    log, _, _ = opened(path, format="{path}")
+    for number in range(accesslog.GATHERED + 1):
+        log.record(exchange(path=f"/{number}"))
+    assert len(await until_written(path, accesslog.GATHERED)) == accesslog.GATHERED
+    await log.aclose()
+    assert len(path.read_text().splitlines()) == accesslog.GATHERED + 1
 
 
 async def test_closing_writes_what_was_gathered(tmp_path: Path) -> None:
