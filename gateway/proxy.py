@@ -3,8 +3,8 @@
     client ──▶ check ──▶ match ──▶ middleware ──▶ forward ──▶ target      inbound.py, routing/, middleware/, forward.py
     client ◀── send ◀───────────── middleware ◀── head ◀───── target      relay.py for what streams, tunnel.py for upgrades
 
-Rules of this file: what need not wait makes no task (`begin`, `at_once`); what does is awaited by one (`answer`). Whichever it
-is, an exchange ends once, in `_end`, with all that was leased given back. An answer that has begun is never replaced by another:
+Rules of this file: what need not wait makes no task (`begin`, `at_once`); what does is awaited by one (`answer`). Either way
+an exchange ends once, in `_end`, with all that was leased given back. An answer that has begun is never replaced by another:
 it is whole, or its connection breaks. Every failure has a name (errors.py) or is a bug, and is logged.
 """
 
