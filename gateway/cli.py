@@ -181,13 +181,23 @@ def healthcheck(config: str | None, timeout: float) -> None:
     from gateway.health import ask
 
     well, answer = ask(asked(config).bind, timeout)
+    if not well:
+        loaded(config)  # a file that is wrong may be why
     click.echo(answer)
     sys.exit(0 if well else FAILED)
 
 
 def asked(config: str | None) -> model.Admin:
-    """The admin listener of the configuration; ends with 1 where there is no address to ask."""
-    admin = loaded(config).admin
+    """The admin listener of the configuration, whatever else is wrong with it; ends with 1 where there is no address to
+    ask.
+    """
+    from gateway.config import ConfigError, load_admin
+
+    try:
+        admin = load_admin(find(config))
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(WRONG_CONFIGURATION)
     if admin is None:
         fail("the admin listener is off: there is nobody to ask")
     if not (admin.bind.port or admin.bind.unix):
@@ -209,6 +219,7 @@ def upstreams(config: str | None, as_json: bool, timeout: float) -> None:
     try:
         found = health.upstreams(asked(config), timeout)
     except health.NoAnswer as error:
+        loaded(config)  # a file that is wrong may be why
         fail(str(error))
     if as_json:
         print_json(found)

@@ -136,6 +136,27 @@ def test_what_is_no_gateway_is_told(here: Path, answer: bytes) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_that_was_broken_meanwhile_still_says_whom_to_ask(here: Path, port: int) -> None:
+    with running("run", cwd=here):
+        (here / "gateway.yaml").write_text(
+            SERVED.format(port=port) + "upstream: {}\nserver: {secret: '${env:NOT_SET}'}\n"
+        )
+        assert gateway("check", cwd=here).returncode == 78
+        assert gateway("healthcheck", cwd=here).returncode == 0
+        table = gateway("upstreams", cwd=here)
+    assert table.returncode == 0, table.stderr
+    assert table.stdout.count("orders") == 2
+
+
+@pytest.mark.parametrize("text", ["admin: {bind: 12}", "admin: [", "admin: {token: '${env:NO}'}"])
+def test_a_file_that_does_not_say_whom_to_ask_is_told(here: Path, text: str) -> None:
+    (here / "gateway.yaml").write_text(f"{text}\nroutes: [{{path: /*, too: x}}]\n")
+    done = gateway("upstreams", cwd=here)
+    assert done.returncode == 78
+    assert "gateway.yaml:" in done.stderr
+    assert "too" not in done.stderr
+
+
 def test_an_upstream_without_targets_has_a_row() -> None:
     assert [*targets([{"name": "found", "targets": []}])] == [
         ("found", "-", "no targets", "", "", "", "", "")

@@ -290,14 +290,17 @@ def _target(target: Target, whole: Breaker | None, clock: Clock) -> dict[str, An
     connections = target.connections
     idle = len(connections.resting)
     limit, circuit = target.limit, target.breaker
+    why, since = target.why, target.since
+    if target.state == "cut off" and circuit is not None and circuit is whole:
+        why, since = whole.why, whole.since
     return {
         "name": target.name,
         "url": target.url,
         "labels": dict(target.labels),
         "backup": target.backup,
         "state": target.state,
-        "why": target.why or None,
-        **_since(target.since, clock),
+        "why": why or None,
+        **_since(since, clock),
         "weight": target.weight,
         "in_flight": target.in_flight,
         "connections": {"active": connections.open - idle, "idle": idle},

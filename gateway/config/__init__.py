@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from gateway.config import effective
+    from gateway.config import effective, model
 
-__all__ = ["ConfigError", "load", "load_dict", "load_text"]
+__all__ = ["ConfigError", "load", "load_admin", "load_dict", "load_text"]
 
 
 class ConfigError(Exception):
@@ -45,6 +45,16 @@ def load(path: Path | str) -> effective.Config:
     with _no_collection():
         loading = Loading()
         return loading.finish(loading.sources.file(Path(path)))
+
+
+def load_admin(path: Path | str) -> model.Admin | None:
+    """What a file says of the admin listener, though all the rest may be wrong: whoever asks a running gateway may have
+    broken the file since. None: it is off. Raises ConfigError.
+    """
+    from gateway.config.loading import Loading  # noqa: PLC0415
+
+    loading = Loading()
+    return loading.admin(loading.sources.file(Path(path)))
 
 
 def load_text(text: str, name: str = "gateway.yaml", base: Path | str = ".") -> effective.Config:

@@ -88,6 +88,20 @@ class Loading:
             raise ConfigError(_in_order(problems, self.sources.files))
         return config
 
+    def admin(self, document: Map | None) -> model.Admin | None:
+        """The section `admin` alone. Raises ConfigError if that, or the document as a whole, can not be read."""
+        if document is not None and "admin" in document:
+            self._section("admin", document["admin"])
+        found = [
+            problem
+            for problem in self.sources.problems
+            if document is None or problem.path.partition(".")[0] == "admin"
+        ]
+        if found:
+            raise ConfigError(map(self.sources.without_secrets, found))
+        entry = self.parts.sections.get("admin")
+        return model.Admin() if entry is None else entry.values
+
     # ── taking apart ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _document(self, document: Map) -> None:

@@ -196,6 +196,10 @@ async def test_the_circuit_of_a_whole_upstream_is_told_once(ask: Ask) -> None:
     [told] = (await (await ask(gateway, "/upstreams")).json())["upstreams"]
     assert told["circuit"]["state"] == "half_open"
     assert told["targets"][0]["circuit"] is None
+    meter.source = source(target(breaker=whole, state="cut off", since=9.0), breaker=whole)
+    [told] = (await (await ask(gateway, "/upstreams")).json())["upstreams"]
+    [cut_off] = told["targets"]
+    assert (cut_off["why"], cut_off["since"]) == ("open for 10 s", told["circuit"]["since"])
 
 
 async def test_health_says_nothing_of_upstreams(ask: Ask) -> None:

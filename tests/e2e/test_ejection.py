@@ -222,6 +222,70 @@ async def test_an_ejection_survives_a_reload(
     assert running.metric("gateway_upstream_ejected", upstream="up") == 0
 
 
+async def test_a_share_of_failures_ejects_where_rows_are_broken_by_answers(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    sick, well = await origin([OK, BUSY] * 20), await origin()
+    eject = {"consecutive_failures": "off", "failure_ratio": 0.5, "min_requests": 10}
+    running = await gateway(written(sick, well, eject=eject, balance="round_robin"))
+    client = await raw(running)
+    await statuses(client, 18)
+    assert told(running) == []
+    assert (await statuses(client, 40)).count(503) == 1
+    assert len(sick.requests) == 10
+    [(kind, why)] = told(running)
+    assert kind == "ejected"
+    assert "5 of 10" in why
+
+
+async def test_each_ejection_is_longer_and_a_check_that_passes_ends_it(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    async def sick(peer: Peer) -> None:
+        while True:
+            message = await peer.request()
+            await peer.send(OK if message.target == b"/up" else BUSY)
+
+    one, other = await origin(sick), await origin(OK)
+    eject = {"consecutive_failures": 1, "base": "10s", "max": "25s"}
+    words = {"eject": eject, "balance": "round_robin"}
+    running = await gateway(written(one, other, **words))
+    client = await raw(running)
+    for seconds in (10, 20, 25):
+        while running.metric("gateway_upstream_ejected") == 0:
+            await client.ask(post())
+        assert told(running)[-1][1].endswith(f"for {seconds} s")
+        running.clock.advance(seconds - 1)
+        assert running.metric("gateway_upstream_ejected") == 1
+        running.clock.advance(1.1)
+        assert running.metric("gateway_upstream_ejected") == 0
+        client = await raw(running)
+    assert running.metric("gateway_upstream_ejections_total", target=one.address) == 3
+
+    health = {"path": "/up", "interval": "2s"}
+    checked = await gateway(written(one, other, health=health, **words))
+    client = await raw(checked)
+    await checked.eventually("gateway_health_checks_total", 1, target=one.address)
+    while checked.metric("gateway_upstream_ejected") == 0:
+        await client.ask(post())
+    checked.clock.advance(2.5)
+    await checked.eventually("gateway_upstream_ejected", 0)
+    assert told(checked)[-1] == ("restored", "a check has passed")
+
+
+async def test_no_more_targets_are_out_than_their_share_and_never_all(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    targets = [await origin(BUSY) for _ in range(4)]
+    eject = {"consecutive_failures": 1, "max_percent": 25}
+    running = await gateway(written(*targets, eject=eject, balance="round_robin", panic="off"))
+    client = await raw(running)
+    for _ in range(20):
+        await client.ask(post())
+        assert running.metric("gateway_upstream_ejected") <= 1
+    assert running.metric("gateway_upstream_ejected") == 1
+
+
 async def test_who_counts_tries_hears_of_each_how_it_ended_and_how_long_it_took(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
 ) -> None:
