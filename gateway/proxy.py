@@ -80,7 +80,7 @@ class Proxy:
                 exchange.refusal = _redirected(exchange)
             if exchange.refusal is None:
                 exchange.route, exchange.captures, exchange.target = snapshot.router.match(exchange)
-        except errors.GatewayError as error:
+        except Exception as error:  # noqa: BLE001 - every failure is answered
             _refused(exchange, error)
         try:
             exchange.answer = answer = exchange.route.handler(exchange)
@@ -349,7 +349,10 @@ class Proxy:
         if not exchange.status:
             exchange.status, exchange.source = 499, "client"
         for finish in exchange.route.at_finish:
-            finish(exchange)
+            try:
+                finish(exchange)
+            except Exception as error:  # noqa: BLE001 - the others are owed their end, and nobody ends it twice
+                _named(exchange, error)
         # Left as rings, these would wait for the garbage collector: the upload and the try know their exchange.
         if exchange.upload is not None:
             exchange.upload = None
@@ -366,16 +369,16 @@ def unmatched(exchange: Exchange) -> Reply:
     raise refusal or errors.InternalError("no refusal")
 
 
-def _refused(exchange: Exchange, error: errors.GatewayError) -> None:
+def _refused(exchange: Exchange, error: Exception) -> None:
     """No route will see it; still, the log says who asked, and the answer has its request id."""
-    exchange.refusal = error
+    exchange.refusal = _named(exchange, error)
     if isinstance(error, errors.BadRequest):
         exchange.close = (
             True  # whoever speaks broken HTTP is not trusted with where the next request begins
         )
     if not exchange.client_ip:
         inbound.name_host(exchange)
-        with contextlib.suppress(errors.GatewayError):
+        with contextlib.suppress(Exception):
             exchange.snapshot.clients.identify(exchange)
             exchange.snapshot.clients.number(exchange)
 
@@ -385,19 +388,25 @@ def _redirected(exchange: Exchange) -> Reply | None:
     return None if redirect is None else redirect(exchange)
 
 
+def _named(exchange: Exchange, error: Exception) -> errors.GatewayError:
+    """`error` itself, or what is said of a bug to a client; the log is told all of it."""
+    if isinstance(error, errors.GatewayError):
+        return error
+    log.error(
+        "internal_error",
+        exc_info=error,
+        extra={"route": exchange.route.name, "request_id": exchange.request_id},
+    )
+    return errors.InternalError(repr(error))
+
+
 def _failed(exchange: Exchange, error: Exception) -> Reply:
     """The page of a failure; what was leased for it is given back."""
-    if not isinstance(error, errors.GatewayError):
-        log.error(
-            "internal_error",
-            exc_info=error,
-            extra={"route": exchange.route.name, "request_id": exchange.request_id},
-        )
-        error = errors.InternalError(repr(error))
-    _note(exchange, error)
+    named = _named(exchange, error)
+    _note(exchange, named)
     release(exchange, whole=False)
     route = exchange.route
-    reply = route.pages.render(error, exchange)
+    reply = route.pages.render(named, exchange)
     if route.edits is not None:
         route.edits.apply(exchange, reply)
     return reply

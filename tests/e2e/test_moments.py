@@ -206,3 +206,48 @@ async def test_an_empty_line_behind_an_answer_does_no_harm(
     for _ in range(3):
         assert (await client.ask(GET)).body == b"ok"
     assert len(up.connections) == 1
+
+
+def broken(*_: object) -> None:
+    raise RuntimeError("a bug")
+
+
+async def test_a_bug_where_a_request_begins_is_a_500_and_ends_no_other_request(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await gateway(await origin())
+    client = await raw(running)
+    router = running.gateway.snapshot.router
+    for bug in (False, True, True, False):
+        with pytest.MonkeyPatch.context() as patched:
+            if bug:
+                patched.setattr(router, "match", broken)
+            assert (await client.ask(GET)).status == (500 if bug else 200)
+    assert [record.message for record in caplog.records] == ["internal_error"] * 2
+    await at_rest(running)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_bug_where_a_request_ends_does_not_end_it_twice(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, caplog: pytest.LogCaptureFixture, waits: bool
+) -> None:  # fmt: skip
+    answer = reply(b"x" * 100)
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(answer[:-50])
+            if waits:
+                await asyncio.sleep(0.02)
+            await peer.send(answer[-50:])
+
+    running = await gateway(await origin(script))
+    client = await raw(running)
+    await client.ask(GET)
+    (route,) = running.gateway.snapshot.router._known.values()
+    route.at_finish = (broken, *route.at_finish)
+    for _ in range(3):
+        assert (await client.ask(GET)).status == 200
+    await at_rest(running)
+    assert [record.message for record in caplog.records] == ["internal_error"] * 3
+    assert len(await running.log(4)) == 4
