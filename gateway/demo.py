@@ -89,13 +89,15 @@ def _say_what_to_try(gateway: Gateway) -> None:
         (f"curl -N {served}/api/events", "server-sent events, as they come"),
         (f"curl -i {served}/old/page", "a redirect"),
         (f"curl -i {served}/broken", "an upstream that is not there"),
+        (f"curl -i {served}/shaky/hello", "one of two targets is dead, and nobody notices"),
         (f"{served}/", "static files, in a browser"),
         (f"curl {admin}/metrics", "what Prometheus sees"),
         (f"curl {admin}/health", "is it well"),
+        (f"{command} upstreams -c {file}", "who is up, why not, since when"),
         (f"{command} explain GET {served}/api/users/7 -c {file}", "why, and what is sent"),
         (f"{command} check -c {file} && kill -HUP {os.getpid()}", "after editing that file"),
     ]
-    width = max(len(what) for what, _ in rows[:-2])
+    width = max(len(what) for what, _ in rows[:-3])
     lines = [f"  {what:{width}}  {why}" for what, why in rows]
     print("", "The gateway is up; Ctrl-C stops it. To try:", *lines, "", sep="\n", flush=True)  # noqa: T201
 
