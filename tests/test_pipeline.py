@@ -9,7 +9,6 @@ import pytest
 from gateway.config import load_text
 from gateway.explain import pipeline
 from gateway.pipeline import duration, shown, size
-from tests.kit.opened import open_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,18 +74,17 @@ routes:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, str]]:
+def of_route() -> Callable[[str], dict[str, str]]:
     """The stages of a route of UPSTREAMS, by its name."""
-    open_all(monkeypatch)
     config = load_text(UPSTREAMS)
     routes = {route.name: route for route in config.routes}
     return lambda name: dict(pipeline(routes[name], config))
 
 
 def test_settings_of_the_upstream_have_their_stages(
-    opened: Callable[[str], dict[str, str]],
+    of_route: Callable[[str], dict[str, str]],
 ) -> None:
-    found = opened("full")
+    found = of_route("full")
     assert list(found)[4:17] == [
         *("overload", "fault", "request transform", "buffer", "total time-out", "deadline"),
         *("concurrency", "mirror", "circuit", "balance", "left out", "try", "hedge"),
@@ -110,22 +108,22 @@ def test_settings_of_the_upstream_have_their_stages(
     assert found["hedge"] == "2 more beside the first after 200ms, if it may be repeated"
 
 
-def test_what_is_off_has_no_stage(opened: Callable[[str], dict[str, str]]) -> None:
-    found = opened("bare")
+def test_what_is_off_has_no_stage(of_route: Callable[[str], dict[str, str]]) -> None:
+    found = of_route("bare")
     unasked = {"overload", "fault", "buffer", "deadline", "concurrency", "mirror", "circuit"}
     assert not (unasked | {"left out", "hedge"}) & found.keys()
 
 
-def test_a_ratio_ejects_where_rows_do_not(opened: Callable[[str], dict[str, str]]) -> None:
-    told = opened("found")["left out"]
+def test_a_ratio_ejects_where_rows_do_not(of_route: Callable[[str], dict[str, str]]) -> None:
+    told = of_route("found")["left out"]
     assert told == "10s out when 30% fail, but not while fewer than 50% are left"
-    assert "p95" in opened("found")["hedge"]
+    assert "p95" in of_route("found")["hedge"]
 
 
 def test_branches_with_other_settings_are_told_apart(
-    opened: Callable[[str], dict[str, str]],
+    of_route: Callable[[str], dict[str, str]],
 ) -> None:
-    found = opened("split")
+    found = of_route("split")
     assert found["concurrency"].startswith("full: at most 50 at a target")
     assert found["concurrency"].endswith("; bare: off")
     assert found["balance"].startswith("full or bare by weight: full: least_requests")

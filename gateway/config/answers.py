@@ -13,7 +13,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from gateway.config.addresses import Count, HeaderName, HeaderValue, Method, PathText
 from gateway.config.forms import NULL, Model, around, built_in
-from gateway.config.later import keys
 from gateway.config.nodes import Map, Seq, Text
 from gateway.config.scalars import Duration, HostPattern, Network, Trap, read_text, refuse
 from gateway.config.texts import FilePath, Regex, Watched
@@ -100,8 +99,6 @@ def _bare(value: object) -> str:
 
 class Branch(Model):
     """One arm of a `split`."""
-
-    later = keys("branch")
 
     upstream: str = Field(description="its name")
     weight: Count = Field(description="its share, compared with the others'")

@@ -54,7 +54,7 @@ class Model(BaseModel):
     short: ClassVar[str | None] = None
     """The key that a value written in place of the mapping stands for."""
     later: ClassVar[frozenset[str]] = frozenset()
-    """Keys of the language that this version does not have: refused even where a field stands for them."""
+    """Keys of the language that this version does not have, so that no field stands for them."""
     exclusive: ClassVar[tuple[str, ...]] = ()
     """Keys of which an inner layer's choice puts the outer layers' aside."""
     elsewhere: ClassVar[dict[str, str]] = {}
@@ -81,7 +81,7 @@ class Model(BaseModel):
 
     @classmethod
     def _wanted(cls, value: object) -> str:
-        keys = ", ".join(key for key in cls.table() if key not in cls.later)
+        keys = ", ".join(cls.table())
         written = "a list" if isinstance(value, Seq) else repr(str(value))
         return f"a mapping is wanted, not {written}; its keys: {keys}"
 
@@ -103,7 +103,7 @@ class Model(BaseModel):
             return f"{key} is not supported yet"
         if key in cls.elsewhere:
             return f"{key} does not belong here: {cls.elsewhere[key]}"
-        known = [name for name in cls.table() if name not in cls.later]
+        known = [*cls.table()]
         return f"{key!r} is not known here{nearest(key, [*known, *cls.later], known)}"
 
     @model_validator(mode="before")
@@ -120,10 +120,9 @@ class Model(BaseModel):
             raise refuse(f"a plain {{ starts a mapping in YAML: put it in quotes, '{word}'")
         table = cls.table()
         read: dict[str, Any] = {}
-        later = cls.later
         for key, item in cls.adjusted(value).items():
             entry = table.get(key)
-            if entry is None or key in later:
+            if entry is None:
                 read[key] = KeyTrap(cls.unknown(key))
             else:
                 read[key] = entry[1](item)

@@ -88,11 +88,11 @@ def _origins(part: effective.Route | effective.Upstream) -> Origins | None:
 
 
 def _items(value: Model, origins: Origins | None, path: tuple[str | int, ...]) -> dict[str, object]:
-    fields, later = type(value).model_fields, type(value).later
+    fields = type(value).model_fields
     return {
         fields[name].alias or name: _plain(item, origins, (*path, fields[name].alias or name))
         for name, item in value.__dict__.items()
-        if name in fields and name not in later
+        if name in fields
     }
 
 

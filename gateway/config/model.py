@@ -30,7 +30,6 @@ from gateway.config.answers import (
     When,
 )
 from gateway.config.forms import Model, around, built_in
-from gateway.config.later import keys
 from gateway.config.policies import (
     Abort,
     Body,
@@ -221,7 +220,7 @@ def _long(secret: Secret) -> Secret:
 class Server(Model):
     """What holds for all requests."""
 
-    later = keys("server") | {"reload"}
+    later = frozenset({"reload"})
 
     name: str = Field("gateway", description="in Proxy-Status, Via and Server")
     workers: Workers = Field(1, description="processes; 1 is supported")

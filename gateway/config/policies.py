@@ -12,7 +12,6 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from gateway.config.addresses import HeaderName, HeaderValue, Method, Status, Token, is_token
 from gateway.config.forms import TRUE, Model, around, built_in
-from gateway.config.later import keys
 from gateway.config.nodes import Map, Seq, Text
 from gateway.config.ranges import Percent, Period, Quantile, TimeOrQuantile
 from gateway.config.scalars import ByteRate, Duration, Share, Size, Trap, read_text, refuse
@@ -326,7 +325,7 @@ class Fault(Model):
 class Policies(Model):
     """What a route may set for itself or inherit."""
 
-    later = keys("policies") | frozenset(
+    later = frozenset(
         (
             *("auth", "allow", "rate_limit", "cors", "security_headers", "hsts", "csrf"),
             *("compress", "cache", "validate", "slo", "plugins", "forward_credentials"),
@@ -334,10 +333,6 @@ class Policies(Model):
     )
     elsewhere: ClassVar[dict[str, str]] = {
         **dict.fromkeys(UPSTREAM_ONLY, "write it in an upstream"),
-        **dict.fromkeys(
-            keys("upstream") & set(UPSTREAM_ONLY),
-            "it belongs to upstreams, where it is not supported yet",
-        ),
         "upstream": "write to: NAME",
     }
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from gateway.config import later as waiting
 from gateway.config.addresses import (
     Count,
     HeaderName,
@@ -24,7 +23,6 @@ from gateway.config.addresses import (
     is_token,
 )
 from gateway.config.forms import Model, around, built_in
-from gateway.config.later import keys
 from gateway.config.policies import Buffer, Deadline, Hedge, Retry, Timeouts
 from gateway.config.ranges import Percent, Period, Statuses, StatusRange
 from gateway.config.scalars import EXPANDED, Duration, Share, read_text, refuse
@@ -41,7 +39,6 @@ class Target(Model):
     """One address of an upstream."""
 
     short = "url"
-    later = keys("target")
 
     url: Url = Field(description="http://HOST:PORT, https://HOST or unix:PATH")
     weight: Count = Field(1, description="its share, compared with the others'")
@@ -108,8 +105,6 @@ Variable = Annotated[str, BeforeValidator(_variable)]
 
 class Discover(Model):
     """Where targets are found, and found again while the gateway runs. Exactly one of the first four."""
-
-    later = keys("discover")
 
     dns: DnsName | None = Field(None, description="a name; each of its addresses is a target")
     srv: DnsName | None = Field(
@@ -183,21 +178,16 @@ class UpstreamTls(Model):
 BALANCES = ("p2c", "round_robin", "random", "least_requests", "ewma")
 
 
-def _ways() -> list[str]:
-    """The ways to balance that are open, with an example where one takes a placeholder."""
-    closed = waiting.keys("balance")
-    ways = [word for word in BALANCES if word not in closed]
-    return ways if "hash" in closed else [*ways, "hash:{client_ip}"]
+_WAYS = (*BALANCES, "hash:{client_ip}")
+"""With an example where one takes a placeholder."""
 
 
 def _balance(value: object) -> str:
-    ways = ", ".join(_ways())
+    ways = ", ".join(_WAYS)
     word = read_text(value, f"one of {ways}")
     kind, colon, key = word.partition(":")
     if kind not in (*BALANCES, "hash") or (colon and kind != "hash"):
-        raise refuse(f"{word} is no way to balance{nearest(word, _ways())}; there are {ways}")
-    if kind in waiting.keys("balance"):
-        raise refuse(f"{word} is not supported yet; there are {ways}")
+        raise refuse(f"{word} is no way to balance{nearest(word, _WAYS)}; there are {ways}")
     if kind == "hash" and "{" not in key:
         fix = f"{{{key}}}" if key else "{client_ip}"
         raise refuse(f"{word} does not say what to hash: write 'hash:{fix}'")
@@ -205,14 +195,12 @@ def _balance(value: object) -> str:
 
 
 class _BalanceSchema:
-    """The words that are open, when the schema is made."""
+    """A word, or `hash:` and what is hashed."""
 
     def __get_pydantic_json_schema__(self, *_: object) -> dict[str, object]:
-        either: list[object] = [{"enum": [way for way in _ways() if ":" not in way]}]
-        if "hash" not in waiting.keys("balance"):
-            either.append({"type": "string", "pattern": r"^hash:.*\{.+\}"})
+        hashed = {"type": "string", "pattern": r"^hash:.*\{.+\}"}
         expanded = {"type": "string", "pattern": EXPANDED}
-        return {"anyOf": [*either, expanded], "examples": _ways()}
+        return {"anyOf": [{"enum": [*BALANCES]}, hashed, expanded], "examples": [*_WAYS]}
 
 
 Balance = Annotated[str, BeforeValidator(_balance), _BalanceSchema()]
@@ -363,7 +351,6 @@ class Upstream(Model):
     """A named group of targets and how one is chosen."""
 
     short = "targets"
-    later = keys("upstream") | (keys("policies") & {"buffer", "deadline", "hedge"})
     elsewhere = dict.fromkeys(
         (
             *("body", "headers", "rewrite", "websocket", "upgrade", "access_log", "errors"),
@@ -381,7 +368,7 @@ class Upstream(Model):
         default=(), description="URLs, or mappings with url"
     )
     discover: Discover | None = Field(None, description="find them, in place of targets")
-    balance: Balance = Field("p2c", description=f"one of {', '.join(_ways())}")
+    balance: Balance = Field("p2c", description=f"one of {', '.join(_WAYS)}")
     sticky: Sticky | None = Field(None, description="the same target for the same client")
     slow_start: Duration | None = Field(
         None, description="how long a target that comes back takes to get its whole share"
@@ -411,8 +398,7 @@ class Upstream(Model):
     @model_validator(mode="after")
     def _targets_from_one_place(self) -> Self:
         if not self.targets and self.discover is None:
-            hint = "" if "discover" in self.later else ": write URLs, or discover: {dns: …}"
-            raise refuse(f"targets is missing{hint}")
+            raise refuse("targets is missing: write URLs, or discover: {dns: …}")
         if self.targets and self.discover is not None:
             raise refuse("an upstream has targets or discover, not both")
         return self

@@ -49,7 +49,7 @@ class Profile(model.Policies):
 class Defaults(model.Policies):
     """Policies of every route, and what upstreams have in common."""
 
-    later: ClassVar[frozenset[str]] = model.Policies.later | (model.Upstream.later - {"discover"})
+    later: ClassVar[frozenset[str]] = model.Policies.later
     elsewhere: ClassVar[dict[str, str]] = {
         **dict.fromkeys(
             ("name", "use", *MATCH, *ANSWERS, "compose"),

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kit.opened import open_all
-
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every key whose model stands is open; `$TARGETS` names a target."""
-    open_all(monkeypatch)
+def discoverable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`$TARGETS` names a target."""
     monkeypatch.setenv("TARGETS", "http://a:8000")

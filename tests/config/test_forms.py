@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.config import ConfigError, load_text
+from gateway.config import ConfigError, load_text, model
+from gateway.config.forms import Model
+from gateway.config.written import Document, Route
 from tests.config.kit import ROUTE, loaded, messages, route
 
 PAIRS = [
@@ -254,3 +256,16 @@ def test_a_wrong_path_is_refused_with_the_fix(path: str, fix: str) -> None:
 )
 def test_a_right_path_is_kept_as_written(path: str) -> None:
     assert loaded(f"routes: [{{to: 'http://h', path: '{path}'}}]").routes[0].match.path.text == path
+
+
+def _kinds(kind: type[Model]) -> set[type[Model]]:
+    return {kind}.union(*map(_kinds, kind.__subclasses__()))
+
+
+def test_a_key_that_is_not_supported_yet_is_refused_and_has_no_field() -> None:
+    assert issubclass(Document, Model)
+    later = {kind: kind.later for kind in _kinds(Model) if kind.later}
+    assert {Route, Document, model.Server} <= later.keys()
+    for kind, keys in later.items():
+        assert not keys & kind.table().keys(), kind
+        assert all(kind.unknown(key) == f"{key} is not supported yet" for key in keys)

@@ -89,12 +89,10 @@ def test_the_schema_takes_what_load_takes(written: str) -> None:
     assert faults(written) == []
 
 
-@pytest.mark.usefixtures("opened")
 def test_the_schema_of_all_keys_takes_all_keys() -> None:
     assert faults((ROOT / "tests" / "golden" / "open-upstreams.yaml").read_text()) == []
 
 
-@pytest.mark.usefixtures("opened")
 @pytest.mark.parametrize(("written", "place"), OPEN_PAIRS)
 def test_the_schema_of_all_keys_takes_short_and_full_forms(written: str, place: str) -> None:
     if place == "upstream":
@@ -105,7 +103,6 @@ def test_the_schema_of_all_keys_takes_short_and_full_forms(written: str, place: 
     assert faults(text) == []
 
 
-@pytest.mark.usefixtures("opened")
 @pytest.mark.parametrize(
     "written",
     [

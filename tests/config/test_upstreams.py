@@ -12,7 +12,7 @@ from tests.config.kit import loaded, messages, refused, route
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.usefixtures("opened")
+pytestmark = pytest.mark.usefixtures("discoverable")
 
 SECRET = "server: {secret: 0123456789abcdef}\n"
 

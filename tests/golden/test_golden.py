@@ -1,8 +1,7 @@
 """Files and what comes of them: `NAME.yaml` with `NAME.errors`, or with `NAME.effective`.
 
-Two files are a test. A name that begins with `open-` is read with every key open
-(`tests.kit.opened`). `make golden` (or GATEWAY_GOLDEN=rewrite) writes what comes of every
-`NAME.yaml` anew, for review.
+Two files are a test. `make golden` (or GATEWAY_GOLDEN=rewrite) writes what comes of every `NAME.yaml`
+anew, for review.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from gateway.config import ConfigError, load
-from tests.kit.opened import open_all
 
 FOLDER = Path(__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -48,8 +46,6 @@ def test_what_comes_of_a_file_is_what_is_beside_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir("/")
-    if name.startswith("open-"):
-        open_all(monkeypatch)
     monkeypatch.setenv("TARGETS", "http://a:8000")
     kind, text = outcome(name)
     text = text.replace(f"{str(FOLDER).lstrip('/')}/", "")
