@@ -58,6 +58,7 @@ FIELDS = (
 )
 """The fields of a JSON line, in their order. In a template each is a placeholder too."""
 
+_KNOWN, _LONGEST_KNOWN = 1000, 512
 USER_AGENT = istr("User-Agent")
 REFERER = istr("Referer")
 _PLACEHOLDER = re.compile(r"\{\{|\{([a-z_.0-9-]+)(\|[^{}]*)?\}")
@@ -107,9 +108,21 @@ def _json_line(masks: Masks, wall: Wall) -> Line:
         quoted = names[name] = quote(name) if name else "null"
         return quoted
 
+    known: dict[str, str] = {}
+    """What many requests say, quoted once: hosts and agents. Bounded, for clients choose them."""
+
+    def text(said: str) -> str:
+        quoted = _quoted(said)
+        if len(said) <= _LONGEST_KNOWN:
+            if len(known) >= _KNOWN:
+                known.clear()
+            known[said] = quoted
+        return quoted
+
     def line(x: Exchange) -> str:
         get = x.headers.get
-        agent, referer, began, head_at = get(USER_AGENT), get(REFERER), x.began, x.head_at
+        agent, referer, began, head_at = get(USER_AGENT, ""), get(REFERER), x.began, x.head_at
+        host = x.host
         if head_at:
             sent_at = x.sent_at
             overhead = f"{(sent_at - began + x.replied_at - head_at) * 1000:.3f}"
@@ -123,7 +136,7 @@ def _json_line(masks: Masks, wall: Wall) -> Line:
             f',"trace_id":{_word(x.trace_id)}'
             f',"client_ip":{_word(x.client_ip)}'
             f',"method":{_METHODS.get(x.method) or _quoted(x.method)}'
-            f',"host":{_quoted(x.host)}'
+            f',"host":{known.get(host) or text(host)}'
             f',"path":{_quoted(x.path)}'
             f',"query":{_quoted(mask_query(x.query)) if x.query else "null"}'
             f',"protocol":{_OLD if x.http10 else _NOW}'
@@ -140,7 +153,7 @@ def _json_line(masks: Masks, wall: Wall) -> Line:
             f',"attempts":{x.attempts}'
             f',"bytes_in":{x.bytes_in}'
             f',"bytes_out":{x.bytes_out}'
-            f',"user_agent":{_MASKED if hide_agent and agent else _quoted(agent)}'
+            f',"user_agent":{_MASKED if hide_agent and agent else known.get(agent) or text(agent)}'
             f',"referer":{_quoted(hide_referer(referer)) if referer else "null"}'
             f',"tls":null}}\n'
         )
