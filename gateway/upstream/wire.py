@@ -235,10 +235,15 @@ class Wire(ResponseHandler):
         if self._upgraded and behind:
             super().data_received(behind)
         self._first = b""
-        if self._head_room:
-            self._head_grows(len(data))
-        if self.on_answer is not None and self._buffer:
-            self._tell()
+        if not self._buffer:
+            if self._head_room:
+                self._head_grows(len(data))
+            return
+        self._head_room = 0
+        told = self.on_answer
+        if told is not None:
+            self.on_answer = None
+            told()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         # aiohttp asks for it at each read and end of a body, paused or not, and would parse nothing once more.
@@ -275,9 +280,6 @@ class Wire(ResponseHandler):
             told()
 
     def _head_grows(self, size: int) -> None:
-        if self._buffer:
-            self._head_room = 0
-            return
         self._head_room = max(0, self._head_room - size)
         if not self._head_room and self._exception is None:
             self.set_exception(errors.ResponseTooLarge("the response head does not end"))
