@@ -134,7 +134,9 @@ def _mirror_words(mirror: model.Mirror | None) -> str:
 def _hedge_words(hedge: model.Hedge | None) -> str:
     if hedge is None:
         return ""
-    after = duration(hedge.after) if isinstance(hedge.after, float) else str(hedge.after)
+    after = f"{hedge.after} of the answers of late"
+    if isinstance(hedge.after, float):
+        after = duration(hedge.after)
     return f"{hedge.max} more beside the first after {after}, if it may be repeated"
 
 
@@ -145,7 +147,7 @@ def _try_words(policies: model.Policies) -> str:
     )
     retry = policies.retry
     if retry is not None and retry.per_try is not None:
-        tried += f", to the head {shown('retry.per_try', retry.per_try)}"
+        tried += f", per_try {shown('retry.per_try', retry.per_try)}"
     again = (
         f"{retry.max} more on {', '.join(retry.on)}" if retry and retry.max else "no further tries"
     )

@@ -157,7 +157,10 @@ def _time_or_quantile(value: object) -> float | Quantile:
     try:
         seconds = parse_duration(word)
     except ValueError as error:
-        raise refuse(f"{error}; or p95") from None
+        share = re.fullmatch(r"(\d{1,2}(?:\.\d+)?)\s?%", word)
+        raise refuse(
+            f"{error}; or p95" if share is None else f"{word} of answers: write p{share[1]}"
+        ) from None
     if seconds < SHORTEST / 10:
         raise refuse(f"{word} is too short here: at least 1ms is wanted")
     return seconds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -150,6 +150,11 @@ class Pool(Model):
     idle: Duration = Field(4.0, description="an unused one is closed after this")
     max_age: Duration | None = Field(None, description="none is older than this")
 
+    @classmethod
+    def off_form(cls, value: Text) -> dict[str, Any]:
+        """`off`, `unlimited`: as many connections as are wanted."""
+        return {"max": value}
+
 
 def _server_name(value: object) -> str:
     name = read_text(value, "a name such as orders.internal")
@@ -171,6 +176,11 @@ class UpstreamTls(Model):
     cert: FilePath | None = Field(None, description="the gateway's own certificate")
     key: FilePath | None = Field(None, description="its key")
     server_name: ServerName | None = Field(None, description="the name to ask for and to check")
+
+    @classmethod
+    def off_form(cls, value: Text) -> dict[str, Any]:  # noqa: ARG003 - whatever spells it
+        """Refused: it may mean two things, and neither would be done."""
+        raise refuse("tls is what https:// in targets says: write http:// there, or verify: off")
 
 
 # ── choosing ────────────────────────────────────────────────────────────────────────────────────

@@ -39,6 +39,7 @@ def of_upstream(keys: str, target: str = "http://h:1", rest: str = "") -> str:
 
 OF_UPSTREAMS = [
     ("health: /healthz", "health: {path: /healthz}"),
+    ("pool: off", "pool: {max: off}"),
     ("health: {path: /x, expect: 204}", "health: {path: /x, expect: {status: [204]}}"),
     ("health: {path: /x, expect: [204, 2xx]}", "health: {path: /x, expect: {status: [204, 2xx]}}"),
     ("health: {path: /x, expect: 2xx}", "health: {path: /x, expect: 200-299}"),
@@ -314,6 +315,8 @@ routes:
         ("discover.dns", "discover: {dns: 'http://x', port: x}", "write it without scheme"),
         ("discover.srv", "discover: {srv: 'a b', refresh: 1}", "no name such as users.svc.local"),
         ("discover.env", "discover: {env: A-B, refresh: 1}", "no name of a variable"),
+        ("tls", "tls: off, slow_start: 1", "write http:// there, or verify: off"),
+        ("hedge.after", "hedge: {after: 95%, max: 0}", "95% of answers: write p95"),
     ],
 )
 def test_a_mistake_is_told_at_its_key_and_beside_others_of_the_same_mapping(
