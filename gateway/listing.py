@@ -66,8 +66,16 @@ def answer(route: effective.Route) -> str:
 
 
 def targets(upstreams: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
-    """One row for each target: upstream, target, state, since, weight, in flight, connections, why."""
+    """One row for each target: upstream, target, state, since, weight, in flight, connections, why.
+
+    Where targets are looked up, a row before them says where, and what is wrong with that.
+    """
     for upstream in upstreams:
+        found = upstream.get("discovery")
+        if found is not None:
+            state = "not found" if found["problem"] else "found"
+            state = state if upstream["targets"] else "no targets"
+            yield (upstream["name"], found["from"], state, "", "", "", "", found["problem"] or "")
         for target in upstream["targets"]:
             connections = target["connections"]
             yield (
@@ -80,9 +88,8 @@ def targets(upstreams: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]
                 f"{connections['active']} active, {connections['idle']} idle",
                 target["why"] or "",
             )
-        if not upstream["targets"]:
-            found = upstream.get("discovery") or {}
-            yield (upstream["name"], "-", "no targets", "", "", "", "", found.get("problem") or "")
+        if not upstream["targets"] and found is None:
+            yield (upstream["name"], "-", "no targets", "", "", "", "", "")
 
 
 def lasting(seconds: float) -> str:

@@ -163,7 +163,21 @@ def test_an_upstream_without_targets_has_a_row() -> None:
     ]
     discovery = {"from": "dns x.test", "problem": "no answer; no targets yet"}
     [row] = targets([{"name": "found", "targets": [], "discovery": discovery}])
-    assert row[2:] == ("no targets", "", "", "", "", "no answer; no targets yet")
+    assert row[1:] == ("dns x.test", "no targets", "", "", "", "", "no answer; no targets yet")
+
+
+@pytest.mark.parametrize(
+    ("problem", "state"), [(None, "found"), ("no answer; keeping 1 target", "not found")]
+)
+def test_where_targets_are_looked_up_is_told_before_them(problem: str | None, state: str) -> None:
+    target = {
+        "name": "10.0.0.1:80", "state": "available", "seconds": 3, "weight": 1, "backup": False,
+        "in_flight": 0, "connections": {"active": 0, "idle": 0}, "why": None,
+    }  # fmt: skip
+    discovery = {"from": "dns x.test", "problem": problem}
+    whence, row = targets([{"name": "u", "targets": [target], "discovery": discovery}])
+    assert whence == ("u", "dns x.test", state, "", "", "", "", problem or "")
+    assert row[:3] == ("u", "10.0.0.1:80", "available")
 
 
 @pytest.mark.parametrize(

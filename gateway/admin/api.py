@@ -286,7 +286,10 @@ def _upstream(upstream: Upstream, clock: Clock) -> dict[str, Any]:
 
 
 def _target(target: Target, whole: Breaker | None, clock: Clock) -> dict[str, Any]:
-    """`whole`: the circuit of the upstream, which is not the target's own."""
+    """`whole`: the circuit of the upstream, which is not the target's own.
+
+    `rest`: for how many seconds an unused connection is kept, and after how many the target was seen to end one.
+    """
     connections = target.connections
     idle = len(connections.resting)
     limit, circuit = target.limit, target.breaker
@@ -304,6 +307,10 @@ def _target(target: Target, whole: Breaker | None, clock: Clock) -> dict[str, An
         "weight": target.weight,
         "in_flight": target.in_flight,
         "connections": {"active": connections.open - idle, "idle": idle},
+        "rest": {
+            "kept_for": round(connections.patience.keep_for, 3),
+            "ended_after": _rounded(connections.patience.limit),
+        },
         "waiting": len(connections.waiting),
         "failures": target.failures,
         "circuit": None if circuit is None or circuit is whole else _circuit(circuit, clock),
@@ -320,6 +327,10 @@ def _since(then: float, clock: Clock) -> dict[str, Any]:
     """`then`, in seconds of the clock, as a moment and as the seconds since."""
     seconds = max(0.0, clock.now() - then)
     return {"since": _moment(clock.wall() - seconds, "seconds"), "seconds": round(seconds, 1)}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def _finite(limit: Limit[Target]) -> float | None:

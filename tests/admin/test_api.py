@@ -181,6 +181,7 @@ async def test_upstreams_are_listed_with_their_targets_why_they_are_so_and_since
         "weight": 2,
         "in_flight": 2,
         "connections": {"active": 2, "idle": 1},
+        "rest": {"kept_for": 4.0, "ended_after": None},
         "waiting": 2,
         "failures": 9,
         "circuit": {"state": "open", "why": "9 of 9 tries failed in 10 s"},

@@ -16,6 +16,8 @@ from tests.e2e.conformance.conftest import get
 from tests.kit.origin import OK, reply
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import MakeClient, MakeGateway, MakeOrigin
     from tests.kit.origin import Peer
     from tests.kit.running import Running
@@ -101,3 +103,50 @@ async def test_a_reload_and_one_that_fails_are_told_beside_the_targets(
     assert "up" in events[-1]["why"]
     [row] = (await told(raw, running, "/upstreams"))["upstreams"]
     assert [target["name"] for target in row["targets"]] == [up.address, "127.0.0.2:9"]
+
+
+async def test_where_targets_come_from_is_told_and_what_is_wrong_with_it(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, tmp_path: Path
+) -> None:
+    up = await origin()
+    path = tmp_path / "targets.json"
+    path.write_text(f'["{up.url}"]')
+    discover = {"file": str(path), "refresh": "1s"}
+    running = await gateway(
+        {
+            "admin": {"bind": "127.0.0.1:0"},
+            "routes": [{"name": "all", "path": "/*", "to": "up"}],
+            "upstreams": {"up": {"discover": discover}},
+        }
+    )
+    [row] = (await told(raw, running, "/upstreams"))["upstreams"]
+    assert row["discovery"] == {"from": f"file {path}", "problem": None}
+    path.write_text("[")
+    async with asyncio.timeout(20):
+        while row["discovery"]["problem"] is None:
+            running.clock.advance(1.2)
+            await asyncio.sleep(0.02)
+            [row] = (await told(raw, running, "/upstreams"))["upstreams"]
+    assert "targets.json:2:1: this is not YAML" in row["discovery"]["problem"]
+    assert [target["name"] for target in row["targets"]] == [up.address]
+
+
+async def test_how_long_a_target_lets_connections_rest_is_told_once_it_is_known(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    async def rest(running: Running) -> dict[str, Any]:
+        [row] = (await told(raw, running, "/upstreams"))["upstreams"]
+        learned: dict[str, Any] = row["targets"][0]["rest"]
+        return learned
+
+    up = await origin()
+    running = await gateway(up, admin={"bind": "127.0.0.1:0"})
+    assert (await (await raw(running)).ask(get())).status == 200
+    assert await rest(running) == {"kept_for": 4.0, "ended_after": None}
+    running.clock.advance(2)
+    await up.hang_up()
+    async with asyncio.timeout(20):
+        while (learned := await rest(running))["ended_after"] is None:
+            await asyncio.sleep(0.02)
+    assert 2 <= learned["ended_after"] < 4
+    assert learned["kept_for"] < learned["ended_after"]

@@ -16,6 +16,7 @@ from gateway.config import effective, model
 from gateway.exchange import Exchange
 from gateway.middleware.mirror import Mirrors
 from gateway.observe.metrics import Metrics
+from gateway.upstream.patience import Patience
 
 if TYPE_CHECKING:
     from gateway.observe.events import Events
@@ -106,6 +107,7 @@ def target(
 ) -> Any:
     """A target as an upstream has it; anything can be set by name."""
     connections = SimpleNamespace(open=opened, resting=[None] * idle, waiting=[None] * waiting)
+    connections.patience = Patience(4.0)
     usual: dict[str, Any] = {
         "name": name,
         "url": f"http://{name}",
