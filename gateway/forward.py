@@ -169,7 +169,7 @@ class Forward:
             return self._hedge.answer(self, exchange, group, request)
         if policy.per_try is not None:
             return self.tries(exchange, group, request)
-        target = group.only or group.pick(exchange)
+        target = group.only or group.first(exchange)
         if target.limit is not None and not _placed(exchange, target.limit):
             return self.tries(exchange, group, request)
         self._lease(exchange, target)

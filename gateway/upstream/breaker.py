@@ -65,12 +65,10 @@ class Permit:
     def answered(self, status: int, now: float) -> None:
         """A response head has come."""
         breaker = self._breaker
-        if breaker.permit is not self:
-            return
-        if status in FAILURES or breaker.state is not _CLOSED:
-            breaker.count(now, failed=status in FAILURES)
-        else:
+        if breaker.free is self and status not in FAILURES:
             breaker.window.succeeded(now)
+        elif breaker.permit is self:
+            breaker.count(now, failed=status in FAILURES)
 
     def failed(self, error: errors.GatewayError, now: float) -> None:
         """The try has ended without a response head. An error that is not the target's fault counts as lost."""

@@ -51,6 +51,8 @@ class Group:
         self._sticky: Sticky[Target] | None = None
         self._least = 0.0
         self._choose: Callable[[Any], Target] = self._nobody
+        self.first: Callable[[Any], Target] = self._nobody
+        """What `pick` does for a first try, without asking what there is to ask."""
         self._refusal: errors.GatewayError = errors.NoHealthyTarget()
 
     def __repr__(self) -> str:
@@ -96,6 +98,7 @@ class Group:
         else:
             self._choose = self._nobody
             self._refusal = self._said()
+        self.first = self._choose if self._sticky is None else self.pick
 
     def pick(self, exchange: Exchange | None = None, tried: Sequence[Target] = ()) -> Target:
         """The target for the next try: not one of `tried` while another remains.

@@ -19,9 +19,7 @@ class Window:
         "_seen",
         "_turn",
         "_until",
-        "failures",
         "span",
-        "tries",
     )
 
     def __init__(self, span: float) -> None:
@@ -38,8 +36,6 @@ class Window:
 
     def clear(self) -> None:
         """Forget all."""
-        self.tries = 0
-        self.failures = 0
         self._at = 0
         self._seen = [0] * BUCKETS
         self._bad = [0] * BUCKETS
@@ -49,13 +45,21 @@ class Window:
         if now >= self._until:
             self._slide(int(now * self._per_second))
         self._seen[self._at] += 1
-        self.tries += 1
+
+    @property
+    def tries(self) -> int:
+        """Tries in the window, as of the last one. Summed when asked: most tries do not ask."""
+        return sum(self._seen)
+
+    @property
+    def failures(self) -> int:
+        """Those of them that failed."""
+        return sum(self._bad)
 
     def failed(self, now: float) -> None:
         """Count a try that failed."""
         self.succeeded(now)
         self._bad[self._at] += 1
-        self.failures += 1
 
     def reached(self, ratio: float, least: int) -> bool:
         """Whether there are at least `least` tries and at least `ratio` of them have failed."""
@@ -65,8 +69,6 @@ class Window:
         """Empty the buckets that have left the window."""
         for _ in range(min(turn - self._turn, BUCKETS)):
             at = self._at = (self._at + 1) % BUCKETS
-            self.tries -= self._seen[at]
-            self.failures -= self._bad[at]
             self._seen[at] = self._bad[at] = 0
         self._turn = turn
         self._until = (turn + 1) / self._per_second

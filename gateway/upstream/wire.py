@@ -236,8 +236,7 @@ class Wire(ResponseHandler):
             super().data_received(behind)
         self._first = b""
         if not self._buffer:
-            if self._head_room:
-                self._head_grows(len(data))
+            self._head_grows(len(data))
             return
         self._head_room = 0
         told = self.on_answer
@@ -280,6 +279,8 @@ class Wire(ResponseHandler):
             told()
 
     def _head_grows(self, size: int) -> None:
+        if not self._head_room:
+            return
         self._head_room = max(0, self._head_room - size)
         if not self._head_room and self._exception is None:
             self.set_exception(errors.ResponseTooLarge("the response head does not end"))
