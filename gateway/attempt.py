@@ -56,9 +56,7 @@ class Attempt:
         self._first_byte = or_never(policies.timeouts.first_byte)
         self._idle = or_never(policies.timeouts.idle)
         self._ahead = policies.buffer.response or 0
-        self._idle_written = (
-            "timeouts.idle" in route.origins and route.origins["timeouts.idle"].place is not None
-        )
+        self._idle_written = route.idle_written
 
     @property
     def own_fields(self) -> frozenset[bytes]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.snapshot import Route, Snapshot
     from gateway.upstream.breaker import Permit
     from gateway.upstream.concurrency import Limit
+    from gateway.upstream.group import Group
     from gateway.upstream.upstream import Target
     from gateway.upstream.wire import Wire
 
@@ -74,6 +75,8 @@ class Exchange:
     snapshot: Snapshot
     route: Route
     captures: dict[str, str] = {}  # noqa: RUF012 - shared and never written: a route without captures costs nothing
+    branch: Group | None = None
+    """Of a split, where it was drawn before the innermost handler: its branches have settings of their own."""
     upstream: str = ""
     target_name: str = ""
     """host:port of the target as configured."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import errors
 from gateway.config import effective, masking, model
+from gateway.explain_settings import Setting, settings_of
 from gateway.pipeline import pipeline, shown, size
 from gateway.rehearsal import Outgoing, Rehearsal, heaviest, hidden, target_prefix
 from gateway.routing import paths
@@ -26,23 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Considered", "Explanation", "Setting", "explain", "pipeline"]
 
-_OFTEN_EMPTY = (
-    "when.",
-    "rewrite.",
-    "errors.",
-    "path.",
-    "static.",
-    "respond.",
-    "upstream.tls.",
-    "tls.",
-    "discover.",
-)
-"""Where a missing value says nothing."""
-_IN_THE_ROUTE = frozenset(("targets", "timeouts", "retry", "buffer", "deadline", "hedge"))
-"""What is said of an upstream elsewhere: among the targets, or by what the route makes of it."""
-_OF_A_REPLY = ("body", "headers.response", "access_log", "errors")
-"""Policies that mean something where nothing is forwarded."""
-
 
 @dataclass(frozen=True)
 class Considered:
@@ -55,16 +39,6 @@ class Considered:
     failed: str = ""
     """The first condition that failed, such as `methods` or `header x-version`."""
     why: str = ""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One effective value, and where it was written."""
-
-    key: str
-    value: str
-    layer: str
-    place: str
 
 
 @dataclass(frozen=True)
@@ -179,7 +153,7 @@ def _matched(
     try:
         rehearsal.limit(exchange, route)
         if isinstance(route.answer, effective.Forward):
-            retry = tuple(_retry(route, exchange))
+            retry = _tried_again(route, exchange)
             sent = _sent(rehearsal.outgoing(exchange, route, answer["upstream"]), route, answer)
     except errors.GatewayError as refused:
         error = _error(refused)
@@ -193,7 +167,7 @@ def _matched(
         answer,
         sent,
         retry,
-        tuple(_settings(route, rehearsal.config)),
+        tuple(settings_of(route, rehearsal.config.upstreams.get(answer.get("upstream", "")))),
         pipeline(route, rehearsal.config),
     )
 
@@ -352,6 +326,14 @@ def _sent(outgoing: Outgoing, route: effective.Route, answer: dict[str, Any]) ->
     }
 
 
+def _tried_again(route: effective.Route, exchange: Exchange) -> tuple[str, ...]:
+    """What would be tried again, for each branch where they differ."""
+    told = {name: tuple(_retry(one, exchange)) for name, one in route.variants().items()}
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return tuple(f"{name}: {line}" for name, lines in told.items() for line in lines)
+
+
 def _retry(route: effective.Route, exchange: Exchange) -> Iterator[str]:
     """What would be tried again, in sentences."""
     from gateway.upstream.retry import Policy  # noqa: PLC0415 - only forwarding routes need it
@@ -389,43 +371,3 @@ def _why_once(settings: model.Retry, exchange: Exchange) -> str:
     if settings.idempotency_key is None:
         return f"{exchange.method} is not among `methods`"
     return f"{exchange.method} is not among `methods` and has no {settings.idempotency_key}"
-
-
-# ── settings ────────────────────────────────────────────────────────────────────────────────────
-
-
-def _settings(route: effective.Route, config: effective.Config) -> Iterator[Setting]:
-    forwards = isinstance(route.answer, effective.Forward)
-    for key, value in _leaves(masking.route(route)):
-        if key in ("name", "split") or key.startswith(("path.", "split.")):
-            continue
-        parts = key.split(".")
-        is_policy = parts[0] in model.Policies.model_fields
-        if is_policy and not forwards and not key.startswith(_OF_A_REPLY):
-            continue
-        yield _setting(key, key, value, route.origins)
-    if isinstance(route.answer, effective.Forward):
-        upstream = config.upstreams[heaviest(route.answer).upstream]
-        shown: Any = masking.upstream(upstream)
-        for key, value in _leaves(shown):
-            if key.partition(".")[0] not in _IN_THE_ROUTE:
-                yield _setting(f"upstream.{key}", key, value, upstream.origins)
-
-
-def _setting(key: str, path: str, value: object, origins: Any) -> Setting:
-    origin = origins.get(path)
-    layer = origin.layer if origin is not None else "built in"
-    place = str(origin.place) if origin is not None and origin.place is not None else ""
-    text = shown(path, value)
-    if path == "timeouts.idle" and not place:
-        text += " (5m for text/event-stream)"
-    return Setting(key, text, layer, place)
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a document by its dotted path; what is empty is left out."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
-    elif value != [] and (value is not None or not path.startswith(_OFTEN_EMPTY)):
-        yield path, value

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from gateway.explain import Considered, Explanation
+    from gateway.explain import Considered, Explanation, Setting
 
 MOST_FAR_ROUTES = 40
 """Routes that fail on their host or path: ten thousand lines would hide the ones that matter."""
@@ -69,11 +69,15 @@ def _sections(explanation: Explanation, paint: _Paint) -> Iterator[tuple[str, li
     yield "Request to the upstream", list(_sent(explanation.sent))
     yield "Tried again", list(explanation.retry)
     settings = (
-        (one.key, one.value, paint(f"{one.place or 'built in'}{_layer(one.layer)}", "dim"))
+        (_key(one), one.value, paint(f"{one.place or 'built in'}{_layer(one.layer)}", "dim"))
         for one in explanation.settings
     )
     yield "Settings", _aligned(settings)
     yield "Pipeline", _aligned(explanation.pipeline)
+
+
+def _key(setting: Setting) -> str:
+    return f"{setting.key} of {setting.upstream}" if setting.upstream else setting.key
 
 
 def _layer(layer: str) -> str:

@@ -139,6 +139,7 @@ class Forward:
         )
         self._timeouts = policies.timeouts
         self._idle = or_never(policies.timeouts.idle)
+        self._known_as = f"{route.name} {sorted(own)}"  # branches may drop different fields
         self._most = or_never(policies.body.max)
         self._gathered = policies.buffer.request or 0
         self._body_idle = or_never(server.limits.body_idle)
@@ -152,7 +153,7 @@ class Forward:
 
     def __call__(self, exchange: Exchange) -> Awaitable[Reply]:
         """Forward. Raises errors.GatewayError; so does what is returned, when it is awaited."""
-        group = self._split.only or self._split.draw(exchange)
+        group = self._split.only or exchange.branch or self._split.draw(exchange)
         upstream = group.upstream
         exchange.upstream = upstream.name
         if exchange.incoming.message.upgrade:
@@ -428,13 +429,13 @@ class Forward:
         """What the request's fields become on their way, less what tells this request from the next."""
         known = exchange.known
         if known is not None:
-            fields = known.fields.get(exchange.route.name)
+            fields = known.fields.get(self._known_as)
             if fields is not None:
                 return fields
         fields = request_fields(exchange, self._tables[exchange.peer_trusted])
         fields += self._clients.about(exchange, self._prefix)
         if known is not None and not exchange.wants_trailers and len(known.fields) < _ROUTES_KNOWN:
-            known.fields[exchange.route.name] = fields
+            known.fields[self._known_as] = fields
         return fields
 
 

@@ -7,12 +7,14 @@ stage.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gateway.config import effective, model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+S = TypeVar("S", model.Upstream, model.Policies)
 
 _DURATIONS = frozenset(
     (
@@ -87,18 +89,19 @@ def _forward_stages(
         for branch in answer.branches
         if config is not None
     }
+    each = {name: one.policies for name, one in route.variants().items()}
     stages = [
         ("request transform", ", ".join(changes) or "nothing"),
-        ("buffer", ", ".join(_buffer_words(policies.buffer))),
-        ("total time-out", shown("timeouts.total", policies.timeouts.total)),
-        ("deadline", _deadline_words(policies.deadline)),
+        ("buffer", _each(each, lambda one: ", ".join(_buffer_words(one.buffer)))),
+        ("total time-out", _each(each, lambda one: shown("timeouts.total", one.timeouts.total))),
+        ("deadline", _each(each, lambda one: _deadline_words(one.deadline))),
         ("concurrency", _each(upstreams, _concurrency_words)),
         ("mirror", _mirror_words(policies.mirror)),
         ("circuit", _each(upstreams, _circuit_words)),
         ("balance", _balance_words(answer, upstreams)),
         ("left out", _each(upstreams, _left_out_words)),
-        ("try", _try_words(policies)),
-        ("hedge", _hedge_words(policies.hedge)),
+        ("try", _each(each, _try_words, " | ")),
+        ("hedge", _each(each, lambda one: _hedge_words(one.hedge))),
     ]
     return [(stage, does) for stage, does in stages if does]
 
@@ -157,12 +160,12 @@ def _try_words(policies: model.Policies) -> str:
 # ── upstreams ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _each(upstreams: dict[str, model.Upstream], words: Callable[[model.Upstream], str]) -> str:
+def _each(upstreams: dict[str, S], words: Callable[[S], str], between: str = "; ") -> str:
     """What `words` says of each upstream: once, where it is the same of all."""
     told = {name: words(settings) for name, settings in upstreams.items()}
     if len(set(told.values())) <= 1:
         return next(iter(told.values()), "")
-    return "; ".join(f"{name}: {text or 'off'}" for name, text in told.items())
+    return between.join(f"{name}: {text or 'off'}" for name, text in told.items())
 
 
 def _concurrency_words(upstream: model.Upstream) -> str:

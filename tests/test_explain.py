@@ -12,7 +12,6 @@ import pytest
 
 from gateway.config import load_text
 from gateway.explain import Explanation, explain
-from tests.kit.opened import open_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -252,6 +251,36 @@ def test_a_split_shows_its_shares() -> None:
     assert "split: b gets 10%" in found.text(colour=False)
 
 
+def test_what_branches_have_of_their_own_upstreams_is_told_for_each_with_its_place() -> None:
+    config = load_text("""\
+upstreams:
+  orders: {targets: ["http://127.0.0.1:1"], timeouts: {first_byte: 2s}}
+  b: {targets: ["http://127.0.0.1:2"], timeouts: {first_byte: 20s}, retry: off}
+routes:
+  - path: /*
+    split: [{upstream: orders, weight: 1}, {upstream: b, weight: 9}]
+    timeouts: {idle: 7s}
+""")
+    found = explain(config, "GET", "http://h/")
+    told = [
+        (one.upstream, one.value, one.place)
+        for one in found.settings
+        if one.key == "timeouts.first_byte"
+    ]
+    assert told == [("orders", "2s", "gateway.yaml:2:68"), ("b", "20s", "gateway.yaml:3:63")]
+    settings = {(one.key, one.upstream): one for one in found.settings}
+    assert settings["timeouts.idle", ""].place == "gateway.yaml:7:22"
+    assert settings["retry.max", "orders"].value == "1"
+    assert settings["retry", "b"].layer == "upstream b"
+    assert ("retry.max", "b") not in settings
+    assert "b: nothing is ever sent twice (retry: off)" in found.retry
+    assert any(line.startswith("orders: connect: 1 more try") for line in found.retry)
+    text = found.text()
+    assert re.search(r"timeouts\.first_byte of b +20s +gateway\.yaml:3:63 \(upstream b\)", text)
+    assert re.search(r"timeouts\.idle +7s", text)
+    assert len([one for one in found.settings if one.key == "timeouts.idle"]) == 1
+
+
 def test_a_secret_from_a_file_is_never_shown(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s3cret")
     file = f"${{file:{tmp_path}/key}}"
@@ -372,9 +401,8 @@ routes:
 
 
 @pytest.fixture
-def of_upstreams(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Explanation]:
+def of_upstreams() -> Callable[[str], Explanation]:
     """What is said of a GET of a path of UPSTREAMS."""
-    open_all(monkeypatch)
     config = load_text(UPSTREAMS, "gateway.yaml")
     return lambda path: explain(config, "GET", f"http://h{path}")
 
@@ -404,10 +432,7 @@ def test_labels_and_backups_are_told_and_a_backup_has_no_share(
     assert re.search(r"10\.9\.9\.3:8000 +weight 1 +backup", text)
 
 
-def test_a_branch_without_labels_has_the_targets_that_no_other_takes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    open_all(monkeypatch)
+def test_a_branch_without_labels_has_the_targets_that_no_other_takes() -> None:
     canary = "{upstream: orders, weight: 1, labels: {version: v2}}"
     split = f"split: [{canary}, {{upstream: orders, weight: 199, sticky_by: client_ip}}]"
     lines = UPSTREAMS.splitlines()[:-1]

@@ -54,6 +54,13 @@ upstreams:
     circuit: {error_ratio: 0.4, min_requests: 10, window: 5s, open: 15s}
     concurrency: {per_target: 50, queue: 9, queue_timeout: 2s, adaptive: enforce}
   bare: {targets: "http://10.0.0.3:1", eject: off, health: off}
+  slow:
+    targets: "http://10.0.0.4:1"
+    timeouts: {first_byte: 90s, total: 2m}
+    retry: off
+    buffer: {request: 1MiB}
+    deadline: {header: X-Left}
+    hedge: 1s
   found: {discover: {srv: _http._tcp.x.local}, eject: {consecutive_failures: off, failure_ratio: 30%}}
 routes:
   - name: full
@@ -70,6 +77,9 @@ routes:
   - name: split
     path: /split
     split: [{upstream: full, weight: 3}, {upstream: bare, weight: 1}]
+  - name: timed
+    path: /timed
+    split: [{upstream: full, weight: 3}, {upstream: slow, weight: 1}]
 """
 
 
@@ -127,6 +137,23 @@ def test_branches_with_other_settings_are_told_apart(
     assert found["concurrency"].startswith("full: at most 50 at a target")
     assert found["concurrency"].endswith("; bare: off")
     assert found["balance"].startswith("full or bare by weight: full: least_requests")
+    tried = "connect 3s, first_byte 30s, idle 60s; 1 more on connect, reset_before_response"
+    assert found["try"] == tried, "once, where it is the same of all"
+    assert found["total time-out"] == "off"
+
+
+def test_branches_with_other_policies_are_told_apart(
+    of_route: Callable[[str], dict[str, str]],
+) -> None:
+    found = of_route("timed")
+    assert found["try"] == (
+        "full: connect 3s, first_byte 30s, idle 60s; 1 more on connect, reset_before_response"
+        " | slow: connect 3s, first_byte 90s, idle 60s; no further tries"
+    )
+    assert found["total time-out"] == "full: off; slow: 2m"
+    assert found["buffer"] == "full: off; slow: bodies up to 1MiB are gathered first"
+    assert found["deadline"].startswith("full: off; slow: the time left goes on in X-Left")
+    assert found["hedge"].startswith("full: off; slow: 1 more beside the first after 1s")
 
 
 @pytest.mark.parametrize(

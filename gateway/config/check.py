@@ -302,19 +302,29 @@ class _Policies:
                 found = placeholders.problem(name, paths)
                 if found is not None:
                     self.add(entry, route, keys, found)
-        for keys, message in (
-            *_rewrite_problems(route),
-            *_header_problems(route),
-            *traffic_rules.problems(route, path_known=known),
-        ):
+        for keys, message in (*_rewrite_problems(route), *_header_problems(route)):
             self.add(entry, route, keys, message)
-        for keys, message in traffic_rules.warnings(route, self.server):
-            self.once.add(entry, route.origins, keys, message, warning=True)
+        for one in route.variants().values():
+            for keys, message in traffic_rules.problems(one, path_known=known):
+                self.add(entry, one, keys, message)
+        self.warnings(entry, route)
         for name in route.policies.upgrade:
             found = upgrade_problem(name)
             if found is not None:
                 self.add(entry, route, ("upgrade",), found)
         self.errors(entry, route)
+
+    def warnings(self, entry: Entry, route: effective.Route) -> None:
+        """What has no effect. What a route says for all branches of its split has one if it has one for any of them."""
+        found = [
+            (one.origins, dict(traffic_rules.warnings(one, self.server)))
+            for one in route.variants().values()
+        ]
+        for origins, told in found:
+            for keys, message in told.items():
+                of_all = all(keys in others for _, others in found)
+                if of_all or self.once.layer(origins, keys).startswith("upstream "):
+                    self.once.add(entry, origins, keys, message, warning=True)
 
     def errors(self, entry: Entry, route: effective.Route) -> None:
         """Pages and templates; most routes share one value."""

@@ -73,7 +73,9 @@ Answer = "Forward | model.Static | model.Redirect | model.Respond"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route, complete. For a forwarding route `policies` are those of its first branch's upstream merged in."""
+    """One route, complete. `policies` of a forwarding one have those of its upstream merged in: of its first branch's, where
+    `per_branch` says more.
+    """
 
     name: str
     match: model.Match
@@ -81,6 +83,21 @@ class Route:
     policies: model.Policies
     place: Place
     origins: Mapping[str, Origin]  # "timeouts.idle" → where it was written; absent: built in
+    per_branch: tuple[Route, ...] = ()
+    """This route as each branch of its split has it, in their order, where their upstreams say different things."""
+
+    @property
+    def idle_written(self) -> bool:
+        """Whether somebody has written `timeouts.idle`: then it holds for event streams, too."""
+        origin = self.origins.get("timeouts.idle")
+        return origin is not None and origin.place is not None
+
+    def variants(self) -> Mapping[str, Route]:
+        """This route as its branches have it, by upstream; where all have the same, it itself, without a name."""
+        if not self.per_branch or not isinstance(self.answer, Forward):
+            return {"": self}
+        names = (branch.upstream for branch in self.answer.branches)
+        return dict(zip(names, self.per_branch, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

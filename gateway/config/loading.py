@@ -340,24 +340,41 @@ class _Assembling:
         answer = self._answer(entry, name)
         if answer is None:
             return None
-        layers = self._layers(entry, answer)
-        own = Layer("route", route, entry.raw)
-        origins = (*self.base_origins, *((layer.name, layer.raw) for layer in (*layers, own)))
-        return effective.Route(
+        branches = answer.branches if isinstance(answer, effective.Forward) else ()
+        policies, origins = self._merged(entry, branches[0].upstream if branches else None)
+        made = effective.Route(
             name=name,
             match=_match(route),
             answer=answer,
-            policies=self.merger.with_own(layers, own),
+            policies=policies,
             place=entry.raw.place,
-            origins=Origins(origins),
+            origins=origins,
         )
+        return replace(made, per_branch=self._per_branch(entry, made)) if branches[1:] else made
 
-    def _layers(self, entry: Entry, answer: object) -> tuple[Layer, ...]:
+    def _per_branch(self, entry: Entry, route: effective.Route) -> tuple[effective.Route, ...]:
+        """The route as each branch has it; empty where all have the same."""
+        assert isinstance(route.answer, effective.Forward)
+        made: dict[str, effective.Route] = {}
+        for name in (branch.upstream for branch in route.answer.branches):
+            if name not in made:
+                policies, origins = self._merged(entry, name)
+                made[name] = replace(route, policies=policies, origins=origins)
+        if all(_behave_alike(route, one) for one in made.values()):
+            return ()
+        return tuple(made[branch.upstream] for branch in route.answer.branches)
+
+    def _merged(self, entry: Entry, upstream: str | None) -> tuple[model.Policies, Origins]:
+        """What a route has of its layers where `upstream` is asked; None: nothing is forwarded."""
+        layers = self._layers(entry, upstream)
+        own = Layer("route", entry.values, entry.raw)
+        origins = (*self.base_origins, *((layer.name, layer.raw) for layer in (*layers, own)))
+        return self.merger.with_own(layers, own), Origins(origins)
+
+    def _layers(self, entry: Entry, upstream: str | None) -> tuple[Layer, ...]:
         layers = [] if self.defaults is None else [self.defaults]
-        if isinstance(answer, effective.Forward):
-            upstream = self.upstream_layers.get(answer.branches[0].upstream)
-            if upstream is not None:
-                layers.append(upstream)
+        if upstream is not None and upstream in self.upstream_layers:
+            layers.append(self.upstream_layers[upstream])
         for name in entry.values.use:
             profile = self.profile_layers.get(name)
             if profile is not None:
@@ -395,6 +412,11 @@ _UPSTREAM_DEFAULTS = {
     name: info.get_default(call_default_factory=True)
     for name, info in model.Upstream.model_fields.items()
 }
+
+
+def _behave_alike(one: effective.Route, other: effective.Route) -> bool:
+    """Whether nobody can tell two merges of a route apart. A written `idle` is not the same as one that is built in."""
+    return one.policies == other.policies and one.idle_written == other.idle_written
 
 
 def _whole(upstream: str) -> model.Branch:

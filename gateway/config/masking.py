@@ -68,19 +68,27 @@ def upstream(one: effective.Upstream) -> object:
 
 
 def route(route: effective.Route) -> dict[str, object]:
-    """One route in full form."""
+    """One route in full form. Where branches of its split differ in a policy, it stands in each of them."""
     from gateway.config import effective  # noqa: PLC0415 - types only elsewhere
 
     made: dict[str, object] = {"name": route.name}
     origins = _origins(route)
     made |= _items(route.match, origins, ())
     answer = route.answer
+    policies = _items(route.policies, origins, ())
     if isinstance(answer, effective.Forward):
-        made["split"] = [_plain(branch, None, ()) for branch in answer.branches]
+        split = [_items(branch, None, ()) for branch in answer.branches]
+        own = [_items(one.policies, _origins(one), ()) for one in route.per_branch]
+        differing = [key for key in policies if any(one[key] != policies[key] for one in own)]
+        for branch, one in zip(split, own, strict=False):
+            branch["policies"] = {key: one[key] for key in differing}
+        for key in differing:
+            del policies[key]
+        made["split"] = split
     else:
         key = type(answer).__name__.lower()
         made[key] = _plain(answer, origins, (key,))
-    return made | _items(route.policies, origins, ())
+    return made | policies
 
 
 def _origins(part: effective.Route | effective.Upstream) -> Origins | None:

@@ -104,6 +104,12 @@ class Once:
         self.context = context
         self.told: set[Problem] = set()
 
+    @staticmethod
+    def layer(origins: Any, keys: tuple[str | int, ...]) -> str:
+        """The layer in which `keys` are written; nothing if they are nowhere."""
+        found = origins.written(keys)
+        return "" if found is None else str(found[0])
+
     def add(
         self,
         entry: Entry,

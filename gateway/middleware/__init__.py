@@ -14,5 +14,9 @@ from gateway.middleware import (
     timeout,
 )
 
-BUILTIN = (metrics, access_log, shed, timeout, deadline, body_limit, fault, mirror)
-"""Outermost first."""
+COUNTED = (metrics, access_log, shed)
+"""Outermost; in each of the three the first one is outermost, too."""
+TIMED = (timeout, deadline)
+"""What an upstream may have a say in: once for each branch of a split whose upstreams say different things."""
+GUARDED = (body_limit, fault, mirror)
+"""Innermost."""

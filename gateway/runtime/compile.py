@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from gateway import middleware as middlewares
 from gateway.client import Clients
 from gateway.config import effective, model
+from gateway.fork import Fork
 from gateway.middleware import redirect, respond, static
 from gateway.middleware.base import Build
 from gateway.middleware.edit_headers import ResponseEdits, edited
@@ -29,6 +30,7 @@ from gateway.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from pydantic import BaseModel
 
@@ -145,6 +147,23 @@ def _edits(config: effective.Route) -> ResponseEdits | None:
     )
 
 
+def _around(
+    layers: tuple[ModuleType, ...],
+    config: effective.Route,
+    handler: Handler,
+    build: Build,
+    stack: list[str],
+) -> Handler:
+    """`handler` with `layers`, outermost first, around it. Names of those that it wants are added to `stack`, once."""
+    for layer in reversed(layers):
+        finishers = len(build.at_finish)
+        inner, handler = handler, layer.wrap(config, handler, build)
+        name = layer.__name__.rpartition(".")[2]
+        if (handler is not inner or len(build.at_finish) > finishers) and name not in stack:
+            stack.append(name)
+    return handler
+
+
 class _Compiler:
     """Routes into handlers, for one configuration."""
 
@@ -188,13 +207,17 @@ class _Compiler:
         build: Build,
         shown: effective.Route | None,
     ) -> Route:
-        handler = answer
         stack = [kind]
-        for layer in reversed(middlewares.BUILTIN):
-            finishers = len(build.at_finish)
-            inner, handler = handler, layer.wrap(config, handler, build)
-            if handler is not inner or len(build.at_finish) > finishers:
-                stack.append(layer.__name__.rpartition(".")[2])
+        handler = _around(middlewares.GUARDED, config, answer, build, stack)
+        if isinstance(answer, Fork):
+            timed = [
+                _around(middlewares.TIMED, one, handler, build, stack) for one in config.per_branch
+            ]
+            handler = answer.drawing(timed)
+            stack.append("split")
+        else:
+            handler = _around(middlewares.TIMED, config, handler, build, stack)
+        handler = _around(middlewares.COUNTED, config, handler, build, stack)
         return Route(
             name=config.name,
             handler=handler,
@@ -207,6 +230,8 @@ class _Compiler:
 
     def _answer(self, config: effective.Route, build: Build) -> tuple[str, Handler]:
         match config.answer:
+            case effective.Forward() if config.per_branch:
+                return "forward", Fork(config, build, self._clients)
             case effective.Forward():
                 return "forward", Forward(config, build, self._clients)
             case model.Static():

@@ -37,14 +37,15 @@ class Split:
         self._route = route
         self._random = random
         self._weights = [branch.weight for branch in branches]
-        self._groups = [
+        self.groups = [
             upstreams[branch.upstream].subset(
                 branch.labels,
                 [one.labels for one in branches if one.upstream == branch.upstream],
             )
             for branch in branches
         ]
-        self.only = self._groups[0] if len(branches) == 1 else None
+        """One for each branch, in their order."""
+        self.only = self.groups[0] if len(branches) == 1 else None
         """The one branch; None: `draw` one."""
         sticky_by = next((branch.sticky_by for branch in branches if branch.sticky_by), None)
         self._key = Template.compile(f"{{{sticky_by}}}").render_or_none if sticky_by else None
@@ -54,10 +55,10 @@ class Split:
         if self._key is not None:
             key = self._key(exchange)
             if key:
-                return self._groups[branch_of(key, self._weights, self._route)]
+                return self.groups[branch_of(key, self._weights, self._route)]
         point = self._random() * sum(self._weights)
-        for weight, group in zip(self._weights, self._groups, strict=True):
+        for weight, group in zip(self._weights, self.groups, strict=True):
             point -= weight
             if point < 0:
                 return group
-        return self._groups[-1]
+        return self.groups[-1]

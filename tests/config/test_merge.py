@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gateway.config import effective, model
@@ -171,17 +173,130 @@ def test_an_anonymous_upstream_bears_the_name_of_its_route_and_has_the_defaults(
     assert config.routes[0].policies.retry is None
 
 
-def test_a_split_has_the_policies_of_its_first_upstream() -> None:
-    config = loaded("""
-        upstreams:
-          a: {targets: [http://h:1], timeouts: {idle: 1s}}
-          b: {targets: [http://h:2], timeouts: {idle: 2s}}
-        routes: [{path: /x, split: [{upstream: b, weight: 5}, {upstream: a, weight: 95}]}]
-    """)
-    (route,) = config.routes
-    assert route.policies.timeouts.idle == 2
+SPLIT = """
+    defaults: {timeouts: {connect: 9s}, buffer: {request: 1KiB}}
+    upstreams:
+      a: {targets: [http://h:1], timeouts: {idle: 1s, first_byte: 1s, total: 1s}}
+      b:
+        targets: [{url: "http://h:2", labels: {v: "2"}}, http://h:3]
+        timeouts: {idle: 2s, first_byte: 2s, connect: 2s}
+        retry: off
+        buffer: {request: 2KiB}
+        deadline: {header: X-Left}
+        hedge: {after: 1s}
+      bare: {targets: [http://h:4]}
+      bare_too: {targets: [http://h:5]}
+      sixty: {targets: [http://h:6], timeouts: {idle: 60s}}
+    profiles:
+      p: {timeouts: {first_byte: 3s}}
+    routes:
+      - path: /x
+        split: [{upstream: b, weight: 5}, {upstream: b, labels: {v: "2"}, weight: 1}, {upstream: a, weight: 94}]
+        use: p
+        timeouts: {idle: 4s}
+      - {path: /alike, split: [{upstream: bare, weight: 1}, {upstream: bare_too, weight: 1}]}
+      - {path: /written, split: [{upstream: bare, weight: 1}, {upstream: sixty, weight: 1}]}
+      - path: /overruled
+        split: [{upstream: a, weight: 1}, {upstream: bare, weight: 1}]
+        timeouts: {idle: 5s, first_byte: 5s, total: 5s}
+      - {path: /one, split: [{upstream: b, weight: 1}]}
+      - {path: /to, to: b}
+"""
+
+
+def test_each_branch_of_a_split_has_the_policies_of_its_own_upstream() -> None:
+    route = loaded(SPLIT).routes[0]
     assert isinstance(route.answer, effective.Forward)
-    assert [(b.upstream, b.weight) for b in route.answer.branches] == [("b", 5), ("a", 95)]
+    assert [(b.upstream, b.weight) for b in route.answer.branches] == [
+        ("b", 5),
+        ("b", 1),
+        ("a", 94),
+    ]
+    b, labelled, a = (one.policies for one in route.per_branch)
+    assert b.timeouts == model.Timeouts(connect=2, first_byte=3, idle=4, total=None)
+    assert a.timeouts == model.Timeouts(connect=9, first_byte=3, idle=4, total=1)
+    assert (b.retry, a.retry) == (None, model.Retry())
+    assert (b.buffer.request, a.buffer.request) == (2048, 1024)
+    assert b.deadline == model.Deadline(header="X-Left")
+    assert b.hedge == model.Hedge(after=1.0)
+    assert (a.deadline, a.hedge) == (None, None)
+    assert labelled is b
+    assert route.policies is b or route.policies == b
+    assert [one.name for one in route.per_branch] == [route.name] * 3
+
+
+def test_each_branch_knows_where_its_values_were_written() -> None:
+    of_b, _, of_a = (one.origins for one in loaded(SPLIT).routes[0].per_branch)
+    for name, layers in {
+        "timeouts.connect": ("upstream b", "defaults"),
+        "timeouts.first_byte": ("profile p", "profile p"),
+        "timeouts.idle": ("route", "route"),
+        "retry": ("upstream b", None),
+        "timeouts.total": (None, "upstream a"),
+    }.items():
+        told = tuple(origins[name].layer if name in origins else None for origins in (of_b, of_a))
+        assert told == layers, name
+
+
+def test_branches_that_behave_alike_are_not_told_apart() -> None:
+    routes = {route.match.path.text: route for route in loaded(SPLIT).routes}
+    for path in ("/alike", "/overruled", "/one", "/to"):
+        assert routes[path].per_branch == (), path
+        assert list(routes[path].variants()) == [""]
+    assert routes["/one"].policies.retry is routes["/to"].policies.retry is None
+
+
+def test_a_written_idle_is_not_the_built_in_one_which_is_longer_for_event_streams() -> None:
+    route = loaded(SPLIT).routes[2]
+    assert [one.policies.timeouts.idle for one in route.per_branch] == [60, 60]
+    assert [one.idle_written for one in route.per_branch] == [False, True]
+    assert list(route.variants()) == ["bare", "sixty"]
+
+
+def test_the_effective_document_has_what_differs_in_the_branches_and_the_rest_once() -> None:
+    masked: Any = loaded(SPLIT).masked["routes"]
+    split = masked[0]["split"]
+    assert [list(branch["policies"]) for branch in split] == [
+        ["timeouts", "retry", "buffer", "deadline", "hedge"]
+    ] * 3
+    assert [branch["policies"]["timeouts"]["connect"] for branch in split] == [2, 2, 9]
+    assert not masked[0].keys() & split[0]["policies"].keys()
+    assert masked[0]["body"]
+    assert "policies" not in masked[1]["split"][0]
+    assert masked[1]["timeouts"]["connect"] == 9
+
+
+def test_what_is_wrong_with_any_branch_is_told_at_its_upstream() -> None:
+    found = messages("""
+        upstreams:
+          a: {targets: [http://h:1]}
+          b: {targets: [http://h:2], deadline: {header: Host}}
+        routes: [{path: /x, split: [{upstream: a, weight: 1}, {upstream: b, weight: 1}]}]
+    """)
+    assert "upstreams.b.deadline.header: Host means something else" in found
+    assert len(found.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "warned"),
+    [
+        ("timeouts: {first_byte: 1s}", "timeouts: {first_byte: 2s}", True),
+        ("timeouts: {first_byte: 1s}", "timeouts: {first_byte: 9s}", False),
+        ("timeouts: {first_byte: 9s}", "timeouts: {first_byte: 1s}", False),
+        ("timeouts: {first_byte: 9s}", "timeouts: {first_byte: 1s}, hedge: 4s", True),
+    ],
+)
+def test_a_hedge_has_no_effect_if_it_has_none_for_any_branch(
+    of_a: str, of_b: str, warned: bool
+) -> None:
+    hedge = "" if "hedge" in of_b else "hedge: 5s, "
+    config = loaded(f"""
+        upstreams:
+          a: {{targets: [http://h:1], {of_a}}}
+          b: {{targets: [http://h:2], {of_b}}}
+        routes: [{{path: /x, {hedge}split: [{{upstream: a, weight: 1}}, {{upstream: b, weight: 1}}]}}]
+    """)
+    assert any("hedge has no effect" in str(one) for one in config.warnings) is warned
 
 
 def test_errors_of_the_server_hold_for_routes_too() -> None:

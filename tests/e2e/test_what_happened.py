@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gateway.config import ConfigError
-from gateway.listing import targets
-from tests.e2e.conformance.conftest import get, post
+from tests.e2e.conformance.conftest import get
 from tests.kit.origin import OK, reply
-from tests.observe.test_metrics import CONTRACT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,100 +150,3 @@ async def test_how_long_a_target_lets_connections_rest_is_told_once_it_is_known(
             await asyncio.sleep(0.02)
     assert 2 <= learned["ended_after"] < 4
     assert learned["kept_for"] < learned["ended_after"]
-
-
-async def test_an_upstream_for_which_nothing_was_found_says_why(
-    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, tmp_path: Path
-) -> None:
-    up = await origin()
-    path = tmp_path / "targets.json"
-    path.write_text("[]")
-    discover = {"file": str(path), "refresh": "1s"}
-    running = await gateway(
-        {
-            "routes": [{"path": "/*", "to": "found"}],
-            "upstreams": {"found": {"discover": discover}},
-        },
-        admin={"bind": "127.0.0.1:0"},
-    )
-    [row] = (await told(raw, running, "/upstreams"))["upstreams"]
-    assert row["targets"] == []
-    assert row["discovery"]["from"] == f"file {path}"
-    assert "this list is empty" in row["discovery"]["problem"]
-    assert row["discovery"]["problem"].endswith("no targets yet")
-    [shown] = targets([row])
-    assert shown[:3] == ("found", f"file {path}", "no targets")
-    assert "this list is empty" in shown[-1]
-
-    path.write_text(f'[{{"url": "{up.url}", "backup": true}}, "http://127.0.0.2:9"]')
-    async with asyncio.timeout(20):
-        while row["discovery"]["problem"] is not None:
-            running.clock.advance(1.2)
-            await asyncio.sleep(0.02)
-            [row] = (await told(raw, running, "/upstreams"))["upstreams"]
-    assert sorted((one[1], one[4]) for one in targets([row]) if one[4]) == [
-        (up.address, "1, backup"),
-        ("127.0.0.2:9", "1"),
-    ]
-
-
-async def test_targets_that_the_circuit_of_their_upstream_cuts_off_say_so(
-    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
-) -> None:
-    up = await origin(SICK)
-    circuit = {"scope": "upstream", "min_requests": 2}
-    running = await gateway(
-        up, admin={"bind": "127.0.0.1:0"}, upstream={"circuit": circuit}, route={"retry": "off"}
-    )
-    client = await raw(running)
-    running.clock.advance(60)
-    for _ in range(2):
-        await client.ask(get())
-    [row] = (await told(raw, running, "/upstreams"))["upstreams"]
-    [target] = row["targets"]
-    assert (target["state"], target["why"]) == ("cut off", "2 of 2 tries failed in 10 s")
-    assert target["seconds"] < 30
-    [event] = (await told(raw, running, "/events?upstream=up"))["events"]
-    assert (event["kind"], event["target"], event["why"]) == (
-        "circuit_opened",
-        None,
-        target["why"],
-    )
-
-
-async def test_a_scrape_has_every_metric_of_the_contract_with_its_labels(
-    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
-) -> None:
-    bad, well = await origin(SICK), await origin()
-    upstream = {
-        "targets": [bad.url, well.url],
-        "balance": "round_robin",
-        "health": {"tcp": True},
-        "eject": {"consecutive_failures": 2},
-        "circuit": {"min_requests": 50},
-        "concurrency": {"per_target": 5},
-        "pool": {"max": 1},
-        "retry": {"on": ["503"], "max": 1},
-        "hedge": {"after": "10s"},
-    }
-    route = {"methods": ["GET"]}
-    running = await gateway(bad, admin={"bind": "127.0.0.1:0"}, upstream=upstream, route=route)
-    client = await raw(running)
-    for _ in range(6):
-        await client.ask(get())
-    assert (await client.ask(post())).status == 405
-    page = (await (await raw(running.admin)).ask(get(b"/metrics"))).body.decode()
-    kinds = dict(re.findall(r"^# TYPE (gateway_\w+) (\w+)$", page, re.MULTILINE))
-    assert kinds.keys() == CONTRACT.keys()
-    seen: dict[str, set[str]] = {}
-    for name, labels in re.findall(r"^(gateway_\w+?)(?:\{(.*)\})? \S+$", page, re.MULTILINE):
-        if kinds.get(name) is None:
-            name = re.sub(r"_(bucket|count|sum)$", "", name)
-        words = set(re.findall(r'(\w+)="', labels)) - {"le"}
-        assert words == set(CONTRACT[name].split()), name
-        seen.setdefault(name, words)
-    rare = {
-        *("gateway_hedges_total", "gateway_shed_total", "gateway_label_values_dropped_total"),
-        *("gateway_mirror_mismatches_total", "gateway_mirror_requests_total"),
-    }
-    assert seen.keys() | rare == CONTRACT.keys()

@@ -52,6 +52,34 @@ def test_a_layer_that_a_route_does_not_want_costs_it_nothing() -> None:
     assert "body_limit" in route_of(snapshot, "bounded").stack
 
 
+def test_only_a_split_whose_upstreams_say_different_things_is_compiled_for_each_branch() -> None:
+    def upstream(**settings: Any) -> dict[str, Any]:
+        return {"targets": [UP], **settings}
+
+    def split(*names: str) -> list[dict[str, Any]]:
+        return [{"upstream": name, "weight": 1} for name in names]
+
+    snapshot = snapshot_of(
+        defaults={"body": {"max": "unlimited"}},
+        upstreams={
+            "a": upstream(),
+            "b": upstream(),
+            "timed": upstream(timeouts={"total": "1s"}),
+            "slow": upstream(timeouts={"total": "9s"}),
+        },
+        routes=[
+            {"name": "to", "path": "/a", "to": "timed"},
+            {"name": "alike", "path": "/b", "split": split("a", "b")},
+            {"name": "apart", "path": "/c", "split": split("a", "timed")},
+            {"name": "both", "path": "/d", "split": split("slow", "timed")},
+        ],
+    )
+    assert route_of(snapshot, "to").stack == ("metrics", "timeout", "forward")
+    assert route_of(snapshot, "alike").stack == ("metrics", "forward")
+    assert route_of(snapshot, "apart").stack == ("metrics", "split", "timeout", "forward")
+    assert route_of(snapshot, "both").stack == ("metrics", "split", "timeout", "forward")
+
+
 def test_each_kind_of_answer_is_compiled(tmp_path: Path) -> None:
     snapshot = snapshot_of(
         routes=[
