@@ -131,10 +131,13 @@ def authority() -> trustme.CA:
 
 
 @contextlib.asynccontextmanager
-async def _tls(ca: trustme.CA) -> AsyncIterator[int]:
-    """The port of an upstream with a certificate for `localhost`."""
+async def _tls(ca: trustme.CA, clients: trustme.CA | None = None) -> AsyncIterator[int]:
+    """The port of an upstream with a certificate for `localhost`; it wants one of `clients`."""
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("localhost").configure_cert(serving)
+    if clients is not None:
+        serving.verify_mode = ssl.CERT_REQUIRED
+        clients.configure_trust(serving)
 
     async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -181,6 +184,35 @@ async def test_the_certificate_of_an_upstream_is_verified(
             problem(got, reason, 502)
         else:
             assert (got.status, got.body) == (200, b"ok")
+        await running.gateway.drain(delay=0)
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_the_gateway_shows_its_own_certificate_to_requests_and_checks_alike(
+    gateway: MakeGateway, raw: MakeClient, authority: trustme.CA, tmp_path: Path, own: bool
+) -> None:
+    partners = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    shown = partners.issue_cert("gateway")
+    shown.private_key_pem.write_to_path(str(tmp_path / "gw.key"))
+    shown.cert_chain_pems[0].write_to_path(str(tmp_path / "gw.pem"))
+    tls = {"ca": str(tmp_path / "ca.pem")}
+    if own:
+        tls |= {"cert": str(tmp_path / "gw.pem"), "key": str(tmp_path / "gw.key")}
+    async with _tls(authority, partners) as port:
+        upstream = {
+            "targets": [f"https://localhost:{port}"],
+            "tls": tls,
+            "health": {"path": "/up", "fall": 1, "rise": 1},
+        }
+        routes = [{"path": "/*", "to": "up", "retry": "off"}]
+        running = await gateway({"routes": routes, "upstreams": {"up": upstream}})
+        await running.eventually("gateway_health_checks_total", 1, result="pass" if own else "fail")
+        got = await (await raw(running)).ask(get())
+        if own:
+            assert (got.status, got.body) == (200, b"ok")
+        else:
+            problem(got, "no_healthy_target", 503)
         await running.gateway.drain(delay=0)
 
 
