@@ -180,18 +180,11 @@ def _eject(settings: model.Upstream) -> Found:
         return
     if eject.consecutive_failures is None and eject.failure_ratio is None:
         yield ("eject",), "nothing ejects a target: write eject: off"
-    if eject.failure_ratio == 0:
-        yield ("eject", "failure_ratio"), "0 is reached without a failure: write more, or off"
     if eject.base > eject.max:
         yield (
             ("eject", "base"),
             f"base ({eject.base:g}s) is longer than max ({eject.max:g}s): write eject.max too",
         )
-
-
-def _circuit(settings: model.Upstream) -> Found:
-    if settings.circuit is not None and settings.circuit.error_ratio == 0:
-        yield ("circuit", "error_ratio"), "0 is reached without a failure: write more, or off"
 
 
 def _concurrency(settings: model.Upstream) -> Found:
@@ -221,7 +214,6 @@ def _discover(settings: model.Upstream) -> Found:
 _WRONG: dict[str, Callable[[model.Upstream], Found]] = {
     "health": _health,
     "eject": _eject,
-    "circuit": _circuit,
     "concurrency": _concurrency,
     "discover": _discover,
 }

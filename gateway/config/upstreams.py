@@ -10,7 +10,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gateway.config.addresses import (
     Count,
@@ -306,6 +306,15 @@ class Health(Model):
         return self
 
 
+def _some(share: float) -> float:
+    if share == 0:
+        raise refuse("0 is reached without a failure: write more, or off")
+    return share
+
+
+SomeShare = Annotated[Share, AfterValidator(_some)]
+
+
 class Eject(Model):
     """Targets that fail real requests are left out for a while. On unless it is switched off."""
 
@@ -314,7 +323,7 @@ class Eject(Model):
     consecutive_failures: Count | None = Field(
         5, description="connect errors, resets, time-outs of the head, 502, 503 and 504 in a row"
     )
-    failure_ratio: Share | None = Field(None, description="of the requests in the window")
+    failure_ratio: SomeShare | None = Field(None, description="of the requests in the window")
     min_requests: Count = Field(20, description="in the window, for the ratio to count")
     window: Period = Field(30.0, description="what the ratio is taken of")
     base: Period = Field(10.0, description="the first time out; the n-th is n times as long")
@@ -331,7 +340,7 @@ class Circuit(Model):
     later = frozenset({"mode"})
 
     scope: Literal["target", "upstream"] = Field("target", description="what is cut off")
-    error_ratio: Share = Field(0.5, description="of the requests in the window")
+    error_ratio: SomeShare = Field(0.5, description="of the requests in the window")
     min_requests: Count = Field(20, description="in the window, for the ratio to count")
     window: Period = Field(10.0, description="what the ratio is taken of")
     open: Period = Field(10.0, description="how long nothing is sent")

@@ -315,6 +315,8 @@ routes:
         ("discover.dns", "discover: {dns: 'http://x', port: x}", "write it without scheme"),
         ("discover.srv", "discover: {srv: 'a b', refresh: 1}", "no name such as users.svc.local"),
         ("discover.env", "discover: {env: A-B, refresh: 1}", "no name of a variable"),
+        ("eject.failure_ratio", "eject: {failure_ratio: 0, base: 1}", "0 is reached without a"),
+        ("circuit.error_ratio", "circuit: {error_ratio: 0%, open: 1}", "0 is reached without a"),
         ("tls", "tls: off, slow_start: 1", "write http:// there, or verify: off"),
         ("hedge.after", "hedge: {after: 95%, max: 0}", "95% of answers: write p95"),
     ],
