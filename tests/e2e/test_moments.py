@@ -52,7 +52,8 @@ async def at_rest(running: Running) -> None:
     proxy = running.gateway.proxy
     assert (proxy.in_flight, proxy.snapshot.in_flight) == (0, 0)
     assert running.metric("gateway_requests_in_flight") == 0
-    assert running.metric("gateway_upstream_requests_in_flight") == 0
+    source: Any = running.gateway.metrics.upstream("up").source
+    assert [target.in_flight for target in source.targets] == [0]
     gc.collect()  # a coroutine that nobody has awaited says so when it goes
 
 
