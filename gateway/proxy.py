@@ -403,6 +403,8 @@ def _named(exchange: Exchange, error: Exception) -> errors.GatewayError:
 def _failed(exchange: Exchange, error: Exception) -> Reply:
     """The page of a failure; what was leased for it is given back."""
     named = _named(exchange, error)
+    # Their frames hold the exchange: a ring otherwise.
+    named.__traceback__ = named.__context__ = None
     _note(exchange, named)
     release(exchange, whole=False)
     route = exchange.route

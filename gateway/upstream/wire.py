@@ -142,6 +142,8 @@ class Wire(ResponseHandler):
         """aiohttp's or the operating system's word for a failure on this connection, in ours."""
         if isinstance(error, errors.GatewayError):
             return error
+        # Its frames hold the wire, which holds `error`: a ring otherwise.
+        error.__traceback__ = None
         if isinstance(error, http_exceptions.HttpProcessingError | aiohttp.ClientPayloadError):
             if self.received and not isinstance(error, aiohttp.ClientPayloadError):
                 if isinstance(

@@ -11,6 +11,7 @@ from tests.kit.origin import OK
 
 if TYPE_CHECKING:
     from tests.conftest import MakeClient, MakeGateway, MakeOrigin
+    from tests.kit.origin import Peer
 
 REQUESTS = 40
 HEAD = b"Host: a.test\r\n"
@@ -52,3 +53,35 @@ async def test_a_request_leaves_no_ring_behind(
     finally:
         gc.enable()
     assert found / REQUESTS < 5
+
+
+async def test_a_failure_leaves_no_ring_behind(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    """An error knows its frames, and these know whom it befell."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.reset()
+
+    up = await origin(script)
+    route = {"name": "all", "path": "/*", "to": up.url, "retry": "off"}
+    running = await gateway({"routes": [route]})
+
+    async def ask() -> None:
+        client = await raw(running)
+        answer = await client.ask(b"GET / HTTP/1.1\r\n" + HEAD + b"\r\n")
+        assert answer.status == 502
+        client.close()
+
+    for _ in range(5):
+        await ask()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(REQUESTS):
+            await ask()
+        found = gc.collect()
+    finally:
+        gc.enable()
+    assert found / REQUESTS < 20  # two connections of its own each, of which asyncio makes rings
