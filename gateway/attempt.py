@@ -7,6 +7,7 @@ Nothing here writes to the client but 103 and nothing is remembered between two 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from gateway.middleware.edit_headers import RequestEdits, ResponseEdits
 from gateway.outbound import ResponseHead, status_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp import StreamReader
     from aiohttp.http_parser import RawResponseMessage
 
@@ -54,6 +57,12 @@ class Attempt:
         gone = self._response_edits.dropped if self._response_edits else frozenset()
         self._table = headers.FieldTable(headers.RESPONSE, gone | names)
         self._first_byte = or_never(policies.timeouts.first_byte)
+        retry = policies.retry
+        self._per_try = math.inf if retry is None else or_never(retry.per_try)
+        late = f"no head within {self._per_try:g} s (retry.per_try)"
+        self._overdue: Callable[[], Exception] = errors.UpstreamHeaderTimeout
+        if self._per_try < self._first_byte:
+            self._overdue = functools.partial(errors.UpstreamHeaderTimeout, late)
         self._idle = or_never(policies.timeouts.idle)
         self._ahead = policies.buffer.response or 0
         self._idle_written = route.idle_written
@@ -71,7 +80,10 @@ class Attempt:
         """
         exchange.wire = wire
         wire.prepare(head_only=exchange.method == "HEAD", trailers=exchange.wants_trailers)
-        wire.overdue = errors.UpstreamHeaderTimeout
+        wire.overdue = self._overdue
+        within = self._first_byte
+        if self._per_try < within:  # of which to connect has taken a part
+            within = max(0.0, self._per_try - wire.dialled)
         transport = wire.transport
         if transport is None:
             raise wire.translate(ConnectionError("lost"))
@@ -85,13 +97,13 @@ class Attempt:
         upload = exchange.upload
         if upload is None:
             transport.write(head)
-            wire.due = sent_at + self._first_byte
+            wire.due = sent_at + within
         elif upload.whole is not None:
             transport.writelines((head, upload.framed()))
-            wire.due = sent_at + self._first_byte
+            wire.due = sent_at + within
         else:
             transport.write(head)
-            exchange.pump = tasks.spawn(upload.pump(wire, self._first_byte), "upload")
+            exchange.pump = tasks.spawn(upload.pump(wire, within), "upload")
 
     async def head(self, exchange: Exchange, wire: Wire, upstream: Upstream) -> Reply:
         """Wait for the final head of what `write` has sent. Raises errors.GatewayError."""

@@ -7,7 +7,6 @@ be sent so is awaited, in `tries`. Nothing here writes to the client.
 
 from __future__ import annotations
 
-import asyncio
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +136,7 @@ class Forward:
             )
             for trusted in (False, True)
         )
-        self._timeouts = policies.timeouts
+        self._pool_wait = policies.timeouts.pool_wait
         self._idle = or_never(policies.timeouts.idle)
         self._known_as = f"{route.name} {sorted(own)}"  # branches may drop different fields
         self._most = or_never(policies.body.max)
@@ -148,6 +147,8 @@ class Forward:
         self._hedge = (
             Hedge(policies.hedge, self._policy.share, build.clock) if policies.hedge else None
         )
+        limits = (policies.timeouts.connect, self._policy.per_try)
+        self._connect = min((limit for limit in limits if limit is not None), default=None)
         self.again_on = self._policy.statuses
         """Statuses after which another try may follow."""
 
@@ -168,8 +169,6 @@ class Forward:
             upstream.budget.first(exchange.began)
         if self._hedge is not None and self._hedge.applies(exchange):
             return self._hedge.answer(self, exchange, group, request)
-        if policy.per_try is not None:
-            return self.tries(exchange, group, request)
         target = group.only or group.first(exchange)
         if target.limit is not None and not _placed(exchange, target.limit):
             return self.tries(exchange, group, request)
@@ -227,7 +226,7 @@ class Forward:
                     wire, begun = begun, None
                     reply = await self.attempt.head(exchange, wire, upstream)
                 else:
-                    reply = await self._timed_try(exchange, upstream, target, request, course.fresh)
+                    reply = await self._try(exchange, upstream, target, request, course.fresh)
             except errors.UpstreamError as error:
                 if exchange.fault is not None:
                     raise
@@ -239,8 +238,8 @@ class Forward:
                 if not self._answered_badly(exchange, upstream, reply, course):
                     return reply
             course.tried.append(target)
-            course.extra += 1
             spread = _random() * min(BACKOFF_CAP, BACKOFF * 2**course.extra)
+            course.extra += 1
             await self._clock.sleep(course.wait or spread)
 
     async def _next(self, exchange: Exchange, group: Group, course: _Course) -> Target:
@@ -266,7 +265,7 @@ class Forward:
             raise errors.QueueFull(f"{target.name} has no room")
         self._lease(exchange, target)
         try:
-            return await self._timed_try(exchange, group.upstream, target, request, None)
+            return await self._try(exchange, group.upstream, target, request, None)
         except errors.UpstreamError as error:
             target.meter.by_class[0] += 1
             failed(exchange, target, error)
@@ -312,30 +311,14 @@ class Forward:
             exchange, upstream, reply, course.extra
         ):
             return False
+        wait = retry.after(reply)
+        deadline = exchange.deadline
+        if deadline is not None and self._clock.now() + wait >= deadline.due:
+            return False  # this answer is better than none in time
         course.again, course.fresh, course.error = str(reply.status), None, None
-        course.wait = retry.after(reply)
+        course.wait = wait
         release(exchange, whole=False)
         return True
-
-    async def _timed_try(
-        self,
-        exchange: Exchange,
-        upstream: Upstream,
-        target: Target,
-        request: Outbound,
-        fresh: Target | None,
-    ) -> Reply:
-        per_try = self._policy.per_try
-        if per_try is None:
-            return await self._try(exchange, upstream, target, request, fresh)
-        try:
-            async with asyncio.timeout(per_try):
-                return await self._try(exchange, upstream, target, request, fresh)
-        except TimeoutError as late:
-            if isinstance(late, errors.GatewayError):
-                raise
-            kind = errors.UpstreamHeaderTimeout if exchange.wire else errors.ConnectTimeout
-            raise kind(f"no head within {per_try:g} s (retry.per_try)") from None
 
     async def _try(
         self,
@@ -349,7 +332,7 @@ class Forward:
         connections = target.connections
         wire = connections.take(self._repeatable, exchange) if fresh is None else None
         if wire is None:
-            wire = await connections.make(self._timeouts.connect, self._timeouts.pool_wait)
+            wire = await connections.make(self._connect, self._pool_wait)
         self.attempt.write(exchange, wire, target, request)
         return await self.attempt.head(exchange, wire, upstream)
 

@@ -79,6 +79,7 @@ class Connections:
             handed.end()
         else:
             self.open += 1
+        began = self._clock.now()
         try:
             async with asyncio.timeout(connect):
                 wire = await self._dialer.dial()
@@ -89,6 +90,7 @@ class Connections:
             self._lost(None)
             raise
         self._counts.opened += 1
+        wire.dialled = self._clock.now() - began
         wire.on_lost = self._lost
         # A request that was on its way when its target left the configuration is still served; the connection ends with it.
         return wire
@@ -100,6 +102,7 @@ class Connections:
             wire.end()
             return
         wire.used += 1
+        wire.dialled = 0.0
         wire.received = False
         while self.waiting:
             turn = self.waiting.popleft()

@@ -55,6 +55,8 @@ class Wire(ResponseHandler):
         self.clock = clock
         self.lease: Connection | None = None
         self.made_at = clock.now()
+        self.dialled = 0.0
+        """Seconds that it took to connect, for the request for which it was made."""
         self.used = 0
         """Requests that were answered on this connection before the present one."""
         self.received = False

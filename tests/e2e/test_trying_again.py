@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.conformance.conftest import get, post, problem
 from tests.kit.origin import CLOSING, OK, chunk, reply
+from tests.kit.wire import PATIENCE
 
 if TYPE_CHECKING:
     from tests.conftest import MakeClient, MakeGateway, MakeOrigin
@@ -442,3 +443,60 @@ async def test_a_try_that_got_no_connection_costs_no_budget(
     assert [(await client.ask(get())).status for _ in range(20)] == [200] * 20
     assert retries(running, "connect_refused", "success") == 10
     assert running.metric("gateway_retry_budget_exhausted_total", upstream="up") == 0
+
+
+async def test_per_try_stands_still_while_the_client_is_waited_for(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up = await origin()
+    retry = {"per_try": "1s", "on": ["first_byte"]}
+    running = await gateway(up, route={"retry": retry}, upstream={"circuit": {"min_requests": 1}})
+    client = await raw(running)
+    await client.send(post(b"Content-Length: 4", body=None) + b"ab")
+    async with asyncio.timeout(PATIENCE):
+        while not up.connections:
+            await asyncio.sleep(0.005)
+    running.clock.advance(5)
+    await asyncio.sleep(0.02)
+    await client.send(b"cd")
+    assert (await client.response("POST")).status == 200
+    assert len(up.requests) == 1
+    assert running.metric("gateway_circuit_state", upstream="up") == 0
+
+
+async def test_per_try_does_not_count_the_wait_for_a_connection(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    async def waits(peer: Peer) -> None:
+        await peer.request()
+        await peer.rest()
+
+    up = await origin(waits)
+    running = await gateway(
+        up,
+        route={"retry": {"per_try": "1s"}, "timeouts": {"pool_wait": "3s", "first_byte": "60s"}},
+        upstream={"pool": {"max": 1}, "circuit": {"min_requests": 1}},
+    )
+    first, second = await raw(running), await raw(running)
+    await first.send(post(b"Content-Length: 4", body=None) + b"ab")
+    async with asyncio.timeout(PATIENCE):
+        while not up.connections:
+            await asyncio.sleep(0.005)
+    await second.send(get())
+    await asyncio.sleep(0.02)
+    running.clock.advance(2)
+    assert await second.silence(0.05), "it waits for a connection, not for the target"
+    running.clock.advance(2)
+    problem(await second.response(), "pool_timeout", 503)
+    assert running.metric("gateway_circuit_state", upstream="up") == 0
+    first.close()
+
+
+async def test_an_answer_is_passed_on_where_there_is_no_time_for_the_pause_that_it_asks_for(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up = await origin(reply(b"busy", b"Retry-After: 1", status=b"503 Busy"))
+    route = {"retry": {"on": ["503"]}, "timeouts": {"total": "500ms"}}
+    got = await (await raw(await gateway(up, route=route))).ask(get())
+    assert (got.status, got.body) == (503, b"busy")
+    assert len(up.requests) == 1
