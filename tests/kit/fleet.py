@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -81,6 +82,13 @@ class Program:
         """kill -9, the workers too."""
         self._signal_all(signal.SIGKILL)
         await self.ended()
+        await eventually(
+            self._refuses, f"nobody of {self.name} listens"
+        )  # workers die a moment later
+
+    def _refuses(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex((self.host, self.port)) == errno.ECONNREFUSED
 
     async def ended(self) -> int:
         """Wait until the process is gone; its exit code."""
