@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from heapq import heapify, heappop, heappush, heapreplace
-from itertools import accumulate
+from itertools import accumulate, permutations
 from random import Random
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -56,6 +56,10 @@ class Balancer(Protocol[T]):
 
     def other(self, exchange: Any, tried: Sequence[T], /) -> T:
         """One that is not among `tried`. At least one must remain."""
+
+
+FEW = 16
+"""Targets of which all pairs are kept: 240."""
 
 
 class RandomChoice(Generic[T]):
@@ -119,6 +123,21 @@ class TwoChoices(RandomChoice[T]):
     Idle targets are drawn by weight, as by `RandomChoice`. Nobody can be herded: two gateways that see the same counts do
     not choose alike. (Mitzenmacher, "The power of two choices in randomized load balancing", 2001.)
     """
+
+    _pairs: Sequence[tuple[T, T]] = ()
+
+    def rebuild(self, targets: Sequence[T], members: Sequence[T], /) -> None:
+        """Draw among `targets`."""
+        super().rebuild(targets, members)
+        if self.choose == self._among_equals and 1 < len(targets) <= FEW:
+            self._pairs = list(permutations(targets, 2))
+            self.choose = self._of_pairs
+
+    def _of_pairs(self, _: Any) -> T:
+        # One draw instead of two, where all pairs of equals can be written down.
+        pairs = self._pairs
+        first, second = pairs[int(self._random() * len(pairs))]
+        return second if second.in_flight < first.in_flight else first
 
     def _among_equals(self, _: Any) -> T:
         targets, random = self._targets, self._random
