@@ -233,6 +233,8 @@ async def test_a_mirror_that_hangs_or_is_not_there_delays_nobody(
     for _ in range(40):  # more than may be under way
         assert (await client.ask(post())).body == b"ok"
     await results(running, dropped=8)
+    await copy.wait_for_request(32)
+    await asyncio.sleep(0.05)  # the last of them is waited for, too
     running.clock.advance(31)  # first_byte of the mirror's upstream
     await results(running, dropped=8, failed=32)
     await copy.refuse()
