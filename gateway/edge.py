@@ -104,11 +104,6 @@ class ClientConnection(RequestHandler):
         self.long_head = False
         """A segment was longer than a head may be: from now on each head is measured."""
 
-    @property
-    def requests(self) -> int:
-        """Requests read on this connection so far."""
-        return self._request_count
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else "unix"

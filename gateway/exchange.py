@@ -166,10 +166,6 @@ class Pending(Protocol):
         """End it: whoever awaits it is told `error`."""
 
 
-class Stream(Protocol):
-    """A response body that is still coming; `relay.py` moves it."""
-
-
 class Reply:
     """A response as a value, not yet sent. To await it is to have it: a handler that need not wait returns one."""
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import re
 
-CRLF = b"\r\n"
-
 DROP = 0
 """Never passed on: hop-by-hop, or the configuration removes it."""
 CONNECTION, HOST, LENGTH, CODING, TE, UPGRADE, EXPECT, MAX_FORWARDS, DATE, REJECT, TRAILER = range(

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from gateway.config.forms import Model
 
-BUILT_IN = "built in"
 _NO_LISTENER = "127.0.0.1:8080"
 
 

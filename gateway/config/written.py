@@ -156,5 +156,3 @@ class Document(Model):
 
 
 INCLUDABLE = frozenset({"upstreams", "profiles", "routes", "tests"})
-NAMED = ("upstreams", "profiles")
-LISTS = ("routes", "tests", "listeners")

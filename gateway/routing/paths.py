@@ -13,7 +13,6 @@ import string
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-UNRESERVED: Final = string.ascii_letters + string.digits + "-._~"
 SAFE: Final = "/!$&'()*+,;=:@"
 """What a path may hold besides unreserved characters (RFC 3986 section 3.3)."""
 

@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.observe.metrics import UpstreamMeter
     from gateway.upstream.breaker import Breaker
-    from gateway.upstream.concurrency import Limit
     from gateway.upstream.target import Wanted
-    from gateway.upstream.wire import Wire
 
 __all__ = ["Target", "Upstream"]
 
@@ -224,12 +222,6 @@ class Upstream:
         """
         return self._all.pick(exchange, tried)
 
-    async def enter(
-        self, exchange: Exchange | None, target: Target, tried: Sequence[Target] = ()
-    ) -> Limit[Target]:
-        """A place at `target`, or at another one: see `Group.enter`."""
-        return await self._all.enter(exchange, target, tried)
-
     def subset(self, labels: Mapping[str, str], others: Sequence[Mapping[str, str]] = ()) -> Group:
         """The targets for one branch of a split, which outlives reloads as long as somebody holds it.
 
@@ -281,13 +273,6 @@ class Upstream:
             for target, step in zip(self.targets, steps, strict=True):
                 target.share = target.weight * step
             self._ramp = self.clock.call_later(ramp / WARM, self.refresh)
-
-    async def lease(self, target: Target, timeouts: model.Timeouts) -> Wire:
-        """A connection to `target`, rested or new. Raises errors.PoolTimeout and the connect errors."""
-        wire = target.connections.take()
-        if wire is None:
-            wire = await target.connections.make(timeouts.connect, timeouts.pool_wait)
-        return wire
 
     async def aclose(self) -> None:
         """End every connection at rest now, every other when its request ends; close the session."""

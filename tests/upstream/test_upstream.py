@@ -156,7 +156,7 @@ async def test_the_host_that_targets_see(
 async def _used(upstream: Upstream, target: Target) -> Wire:
     """A connection that has served a request and rests."""
     async with asyncio.timeout(PATIENCE):
-        wire = await upstream.lease(target, model.Timeouts())
+        wire = target.connections.take() or await target.connections.make(3.0, 1.0)
         wire.prepare(head_only=False, trailers=False)
         assert wire.transport is not None
         wire.transport.write(REQUEST)
@@ -186,7 +186,7 @@ async def test_a_request_under_way_when_its_target_goes_ends_with_its_connection
     near, far = await origin(OK), await origin(OK)
     upstream.apply(settings(near.url))
     [target] = upstream.targets
-    wire = await upstream.lease(target, model.Timeouts())
+    wire = target.connections.take() or await target.connections.make(3.0, 1.0)
     upstream.apply(settings(far.url))
     assert wire.transport is not None
     assert not wire.transport.is_closing()
