@@ -25,7 +25,7 @@ from aiohttp import http_exceptions, streams, web, web_protocol
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.helpers import TimerNoop
+from aiohttp.helpers import EMPTY_BODY_STATUS_CODES, TimerNoop
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
@@ -934,3 +934,92 @@ async def test_what_a_whole_payload_holds_can_be_taken_without_its_book_keeping(
     assert [*payload._buffer] == [b"abc", b"def"]
     assert payload._buffer_offset == 0
     assert protocol._reading_paused is False
+
+
+# ── data_received of our own ──
+
+
+async def test_a_parser_gives_messages_and_is_told_of_each_that_is_consumed() -> None:
+    # edge.py: `data_received` calls the parser, `_settle` says that a message was consumed.
+    async with serving() as wired:
+        await wired.send(b"GET / HT")
+        handler = wired.handler
+        messages, upgraded, behind = handler._parser.feed_data(b"TP/1.1\r\nHost: h\r\n\r\n" + GET)
+        assert [message.path for message, _ in messages] == ["/", "/"]
+        assert (upgraded, behind) == (False, b"")
+        for _ in messages:
+            handler._parser.message_consumed()
+        with pytest.raises(http_exceptions.HttpProcessingError):
+            handler._parser.feed_data(b"\x00 / HTTP/1.1\r\n\r\n")
+
+
+async def test_a_full_queue_of_messages_pauses_the_transport_until_it_is_drained() -> None:
+    # edge.py: `_max_msg_queue_size`, `_pause_reading_for_buffer`, `_buffer_paused`.
+    go = asyncio.Event()
+
+    async def slow(request: Any) -> web.StreamResponse:
+        await go.wait()
+        respond(request, b"ok")
+        return Sent(True)
+
+    async with serving(slow) as wired:
+        await wired.send(GET)
+        handler = wired.handler
+        assert not handler._buffer_paused
+        handler._pause_reading_for_buffer()
+        assert handler._buffer_paused
+        assert handler._max_msg_queue_size == web_protocol.MAX_MSG_QUEUE_SIZE > 1
+        handler._resume_reading_if_drained()
+        assert not handler._buffer_paused
+        go.set()
+        assert await wired.response() == b"ok"
+
+
+@pytest.mark.parametrize("side", [RequestHandler, ResponseHandler])
+async def test_a_protocol_that_is_not_paused_gains_nothing_by_resuming(side: type) -> None:
+    # edge.py and wire.py: `resume_reading` is left out unless `_reading_paused`.
+    seen: list[bytes] = []
+
+    class Watched(side):  # type: ignore[misc]
+        def data_received(self, data: bytes) -> None:
+            seen.append(data)
+
+    loop = asyncio.get_running_loop()
+    if side is RequestHandler:
+        protocol: Any = Watched(web.Server(name_fields), loop=loop, **OPTIONS)
+    else:
+        protocol = Watched(loop)
+    assert protocol._reading_paused is False
+    protocol.resume_reading()
+    assert seen == [b""], "it parses nothing once more"
+    assert protocol._reading_paused is False
+
+
+async def test_a_parser_reads_on_behind_a_response_without_trailers() -> None:
+    # wire.py: `prepare` keeps the parser, `_deliver` says which responses allow it.
+    protocol: Any = Wire(asyncio.get_running_loop())
+    protocol.set_response_params(**PARAMETERS)
+    for number in range(3):
+        body = b"x" * number
+        messages, upgraded, behind = protocol._parser.feed_data(
+            b"HTTP/1.1 200 OK\r\nX: %d\r\nContent-Length: %d\r\n\r\n" % (number, number) + body
+        )
+        [(message, payload)] = messages
+        assert message.raw_headers[0] == (b"X", b"%d" % number)
+        assert payload.is_eof()
+        assert await payload.read() == body
+        assert (message.chunked, upgraded, behind) == (False, False, b"")
+
+
+async def test_a_response_that_must_have_no_body_has_the_empty_payload() -> None:
+    # wire.py: `_skip_payload`, `_should_close` and EMPTY_BODY_STATUS_CODES, as `_deliver` reads them.
+    assert {100, 101, 199, 204, 304} <= EMPTY_BODY_STATUS_CODES
+    assert 200 not in EMPTY_BODY_STATUS_CODES
+    protocol: Any = Wire(asyncio.get_running_loop())
+    protocol.set_response_params(**{**PARAMETERS, "skip_payload": True})
+    assert protocol._skip_payload is True
+    assert protocol._should_close is False
+    protocol.data_received(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\n")
+    assert protocol._should_close is True
+    [((_, payload), _)] = protocol._buffer
+    assert payload is EMPTY_PAYLOAD
