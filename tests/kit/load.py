@@ -119,6 +119,9 @@ class Load:
         self._stop_pacing()
         while self._tasks:
             await asyncio.gather(*self._tasks)
+            # From Python 3.12 on gather() does not yield where every task is done, and what is done
+            # leaves the set by a callback of the loop: without this the loop never comes to it.
+            await asyncio.sleep(0)
         assert len(self.outcomes) == self.sent, "a request without an outcome"
 
     def _stop_pacing(self) -> None:
