@@ -76,6 +76,37 @@ class Misdirected(ClientError):
     reason, status, title = "misdirected", 421, "Misdirected request"
 
 
+class Unauthenticated(ClientError):
+    """Nobody is known by these credentials. `outcome` is for operators: a word of `gateway_auth_decisions_total`."""
+
+    reason, status, title = "unauthenticated", 401, "Authentication is required"
+    proxy_error = "http_request_denied"
+
+    def __init__(
+        self,
+        detail: str = "",
+        headers: tuple[tuple[str, str], ...] = (),
+        *,
+        outcome: str = "missing",
+    ) -> None:
+        super().__init__(detail, headers)
+        self.outcome = outcome
+
+
+class Forbidden(ClientError):
+    reason, status, title = "forbidden", 403, "Not allowed"
+    proxy_error = "http_request_denied"
+
+
+class IpDenied(Forbidden):
+    reason, status, title = "ip_denied", 403, "Not allowed from this address"
+
+
+class RateLimited(ClientError):
+    reason, status, title = "rate_limited", 429, "Too many requests"
+    proxy_error = "http_request_denied"
+
+
 class NotImplementedByGateway(ClientError):
     reason, status, title = "not_implemented", 501, "Not implemented"
 
@@ -133,6 +164,13 @@ class Overloaded(Overload):
 
 
 Retry = Literal["connect", "reset_before_response", "first_byte"]
+
+
+class AuthUnavailable(GatewayError):
+    """Who asks can not be told now: an identity provider, or a store, does not answer."""
+
+    reason, status, title = "auth_unavailable", 503, "Authentication is not available now"
+    proxy_error = "destination_unavailable"
 
 
 class UpstreamError(GatewayError):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gateway.clock import Watched
     from gateway.errors import GatewayError
+    from gateway.identity import Identity
     from gateway.inbound import Known
     from gateway.incoming import Incoming, Sent
     from gateway.middleware.tap import Tap
@@ -70,6 +71,10 @@ class Exchange:
     id_line: bytes = b""
     """The request id as a field, once it was made for the upstream."""
     trace_id: str = ""
+    identity: Identity | None = None
+    """Who asks, once `auth` has told."""
+    report: tuple[str, ...] = ()
+    """What would have been refused, where a policy is in report mode."""
 
     # ── where it goes ──
     snapshot: Snapshot

@@ -175,6 +175,37 @@ CATALOGUE = (
         ("route", "kind"),
         "What differed between an answer and that to its copy: status, header, body.",
     ),
+    Declared(
+        "gateway_auth_decisions_total",
+        "counter",
+        ("policy", "outcome"),
+        "Credentials, by what came of them: ok, missing, malformed, expired, inactive, bad_signature, wrong_audience, "
+        "unknown_key, forbidden, provider_error, would_deny.",
+    ),
+    Declared(
+        "gateway_rate_limit_decisions_total",
+        "counter",
+        ("limit", "decision"),
+        "Requests that a limit was asked about: allowed, denied, would_deny, store_error.",
+    ),
+    Declared(
+        "gateway_jwks_refresh_total",
+        "counter",
+        ("policy", "result"),
+        "Fetches of an issuer's keys: success, failure.",
+    ),
+    Declared(
+        "gateway_jwks_age_seconds",
+        "gauge",
+        ("policy",),
+        "How long ago the keys that are in use were fetched.",
+    ),
+    Declared(
+        "gateway_tls_certificate_not_after_timestamp_seconds",
+        "gauge",
+        ("names",),
+        "Unix time at which a certificate in use ends, by the names in it.",
+    ),
     Declared("gateway_config_reloads_total", "counter", ("result",), "Reloads: success, failure."),
     Declared(
         "gateway_config_last_reload_successful",

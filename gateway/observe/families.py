@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
+    from gateway.observe.entrance import Entrance
     from gateway.observe.metrics import Histogram, Metrics, RouteMeter, UpstreamMeter
     from gateway.upstream.breaker import Breaker
     from gateway.upstream.upstream import Target
@@ -93,6 +94,7 @@ class GatewayCollector(Collector):
         for upstream in list(metrics.upstreams.values()):
             _add_upstream(page, upstream)
             _add_source(page, upstream)
+        _add_entrance(page, metrics.entrance)
         _add_worker(page, metrics)
         return page.families()
 
@@ -202,6 +204,23 @@ def _add_target(page: _Page, upstream: str, label: str, said: _Label) -> None:
         page.add("gateway_circuit_state", said.circuit, upstream, label)
     if said.limit is not None:
         page.add("gateway_concurrency_limit", said.limit, upstream, label)
+
+
+def _add_entrance(page: _Page, entrance: Entrance) -> None:
+    for policy in list(entrance.policies.values()):
+        page.add("gateway_auth_decisions_total", policy.ok, policy.name, "ok")
+        for outcome, count in list(policy.outcomes.items()):
+            page.add("gateway_auth_decisions_total", count, policy.name, outcome)
+        for result, count in list(policy.refreshes.items()):
+            page.add("gateway_jwks_refresh_total", count, policy.name, result)
+        if policy.keys_age is not None:
+            page.add("gateway_jwks_age_seconds", policy.keys_age(), policy.name)
+    for limit in list(entrance.limits.values()):
+        page.add("gateway_rate_limit_decisions_total", limit.allowed, limit.name, "allowed")
+        for decision, count in list(limit.decisions.items()):
+            page.add("gateway_rate_limit_decisions_total", count, limit.name, decision)
+    for names, end in list(entrance.certificates.items()):
+        page.add("gateway_tls_certificate_not_after_timestamp_seconds", end, names)
 
 
 def _add_worker(page: _Page, metrics: Metrics) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from gateway.clock import Clock
 from gateway.observe import families
+from gateway.observe.entrance import Entrance
 from gateway.observe.events import Events
 from gateway.observe.families import CLASSES
 
@@ -312,6 +313,7 @@ class Metrics:
         """Values that a label may take."""
         self.routes: dict[str, RouteMeter] = {}
         self.upstreams: dict[str, UpstreamMeter] = {}
+        self.entrance = Entrance()
         self._statuses: set[int] = set()
         self._targets: Counter[str] = Counter()
         """Names of present targets, and how many upstreams have them."""

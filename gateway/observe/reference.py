@@ -37,6 +37,13 @@ ADVICE = {
     "head_too_large": "More header fields than `server.limits.headers`, or a head longer than "
     "`server.limits.request_head`.",
     "misdirected": "The request names a host that this connection is not for.",
+    "unauthenticated": "None of the route's `auth` policies knows the client. "
+    "`gateway_auth_decisions_total` tells why, by policy.",
+    "forbidden": "The client is known, but the route's `allow` does not let it through.",
+    "ip_denied": "The client's address is not in `allow.ip`, or is in `allow.deny_ip`.",
+    "rate_limited": "A limit of the route is used up; `Retry-After` tells until when.",
+    "auth_unavailable": "An identity provider, a forward-auth service or a store does not answer. "
+    '`gateway_auth_decisions_total{outcome="provider_error"}` counts it by policy.',
     "not_implemented": "The request asks for something that no part of the gateway does, such as "
     "CONNECT or an unknown transfer coding.",
     "client_timeout": "The client was too slow with its head (`server.limits.header_timeout`), its "

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import quote
 
 from gateway.routing import match
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from gateway.identity import Identity
 
 Where = Literal["header", "path", "query", "json", "text"]
 
@@ -35,7 +37,9 @@ SIMPLE: Final = frozenset(
     )
 )
 KEYED: Final = frozenset(("path", "query", "header", "cookie"))
-LATER: Final = frozenset(("consumer", "claim", "tls"))
+IDENTITY: Final = frozenset(("consumer", "claim"))
+"""What is known of the client once `auth` has accepted it: `{consumer}`, `{claim.NAME}`."""
+LATER: Final = frozenset(("tls",))
 """Names that this version knows of but has no values for."""
 
 _PLACEHOLDER = re.compile(r"\{\{|\{([a-z_.0-9-]+)(?:\|([^{}]*))?\}")
@@ -64,6 +68,8 @@ class View(match.Request, Protocol):
     def upstream(self) -> str: ...
     @property
     def target_name(self) -> str: ...
+    @property
+    def identity(self) -> Identity | None: ...
 
 
 class Template:
@@ -137,10 +143,16 @@ def _getter(name: str) -> Callable[[View], str | None]:
     if name in SIMPLE:
         return _simple(name)
     kind, _, key = name.partition(".")
+    if name == "consumer":
+        return lambda view: None if view.identity is None else view.identity.consumer
+    if kind == "claim" and key:
+        return lambda view: None if view.identity is None else claim_text(view.identity.claim(key))
     if kind in LATER:
         raise ValueError(f"{{{name}}} is not supported yet")
     if kind not in KEYED or not key:
-        known = ", ".join(sorted(SIMPLE | {f"{kind}.NAME" for kind in KEYED}))
+        known = ", ".join(
+            sorted(SIMPLE | {"consumer", "claim.NAME"} | {f"{kind}.NAME" for kind in KEYED})
+        )
         raise ValueError(
             f"there is no placeholder {{{name}}}; known are {known};"
             " a literal brace is written {{"
@@ -166,6 +178,20 @@ def _keyed(kind: str, key: str) -> Callable[[View], str | None]:
     if kind == "query":
         return lambda view: _joined(match.query_values(view.query, key))
     return lambda view: _joined(match.cookie_values(view.headers, key))
+
+
+def claim_text(value: Any) -> str | None:
+    """A claim as text: lists join with `,`, true and false are JSON's words, a mapping has no text."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list | tuple):
+        texts = [claim_text(each) for each in value]
+        return _joined([text for text in texts if text is not None])
+    return None
 
 
 def _joined(values: list[str]) -> str | None:

@@ -47,6 +47,11 @@ CONTRACT = {
     "gateway_shed_total": "route importance",
     "gateway_mirror_requests_total": "route result",
     "gateway_mirror_mismatches_total": "route kind",
+    "gateway_auth_decisions_total": "policy outcome",
+    "gateway_rate_limit_decisions_total": "limit decision",
+    "gateway_jwks_refresh_total": "policy result",
+    "gateway_jwks_age_seconds": "policy",
+    "gateway_tls_certificate_not_after_timestamp_seconds": "names",
     "gateway_config_reloads_total": "result",
     "gateway_config_last_reload_successful": "",
     "gateway_config_last_success_timestamp_seconds": "",
@@ -83,6 +88,12 @@ def busy() -> Metrics:
     route.shed["low"] += 1
     route.mirrored["mismatch"] += 1
     route.mismatches["status"] += 1
+    policy = metrics.entrance.policy("staff")
+    policy.ok += 1
+    policy.refreshes["success"] += 1
+    policy.keys_age = lambda: 3.0
+    metrics.entrance.limit("fair").decisions["denied"] += 1
+    metrics.entrance.certificates["a.test b.test"] = 1_800_000_000.0
     metrics.loaded(1, "0123456789ab", 1_700_000_000.0, reload=False)
     metrics.loop_lag.observe(0.001)
     metrics.label_values_dropped["gateway_requests_total"] += 1

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multidict import CIMultiDict
 
 from gateway.config import effective, model
 from gateway.routing.router import Router
+
+if TYPE_CHECKING:
+    from gateway.identity import Identity
 
 
 @dataclass
@@ -32,6 +35,7 @@ class View:
     route: Named = field(default_factory=Named)
     upstream: str = ""
     target_name: str = ""
+    identity: Identity | None = None
 
     @property
     def path(self) -> str:
