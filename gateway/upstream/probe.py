@@ -51,7 +51,7 @@ class Probes:
                 return await self._connect(target, question)
             return await self._request(target, question, host)
         except Exception as error:  # noqa: BLE001 - whatever it was: it was no good answer, and no end of checks
-            return Answer("fail", _words(error))
+            return Answer("fail", words(error))
 
     async def aclose(self) -> None:
         """Cut what is under way."""
@@ -123,7 +123,7 @@ async def _judge(response: aiohttp.ClientResponse, expect: model.Expect) -> Answ
     return Answer("fail", "the body lacks the text")
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """An error of aiohttp's or the system's, as people say it."""
     cause = getattr(error, "os_error", None) or getattr(error, "certificate_error", None) or error
     for kind, words in _SAID:
