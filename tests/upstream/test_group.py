@@ -15,6 +15,7 @@ from multidict import CIMultiDict
 
 from gateway import errors
 from gateway.config import model
+from gateway.identity import Identity
 from gateway.observe.metrics import Metrics
 from gateway.upstream.upstream import Target, Upstream
 from tests.kit.clock import FakeClock
@@ -45,6 +46,10 @@ def made(*targets: Any, **words: Any) -> Upstream:
 def asking(key: str = "k", cookie: str = "") -> Exchange:
     fields = CIMultiDict({"X-Key": key, "Cookie": cookie})
     return cast("Exchange", SimpleNamespace(headers=fields, captures={"id": key}, scheme="http"))
+
+
+def known(value: str) -> Identity:
+    return Identity("keys", value, {"tenant": value, "realm": {"team": value}})
 
 
 def names(upstream: Any, count: int = 60, tried: Any = ()) -> Counter[str]:
@@ -303,8 +308,11 @@ async def test_slow_start_that_is_switched_off_ends_at_once() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["{header.x-key}", "{cookie.id}", "{client_ip}", "{path.id}", "{host}/{header.x-key}"],
-)
+    [
+        "{header.x-key}", "{cookie.id}", "{client_ip}", "{path.id}", "{host}/{header.x-key}",
+        "{consumer}", "{claim.tenant}", "{claim.realm.team}",
+    ],
+)  # fmt: skip
 def test_the_same_key_goes_to_the_same_target(key: str) -> None:
     upstream = made(4, balance=f"hash:{key}")
 
@@ -312,12 +320,22 @@ def test_the_same_key_goes_to_the_same_target(key: str) -> None:
         fields = CIMultiDict({"X-Key": value, "Cookie": f"id={value}"})
         return cast(
             "Exchange",
-            SimpleNamespace(headers=fields, captures={"id": value}, client_ip=value, host="h"),
-        )
+            SimpleNamespace(
+                headers=fields, captures={"id": value}, client_ip=value, host="h",
+                identity=known(value),
+            ),
+        )  # fmt: skip
 
     for value in ("ann", "bob", "eve"):
         assert len({upstream.pick(view(value)) for _ in range(20)}) == 1
     assert len({upstream.pick(view(str(at))) for at in range(100)}) == 4
+
+
+@pytest.mark.parametrize("key", ["{consumer}", "{claim.tenant}"])
+def test_requests_of_nobody_are_spread(key: str) -> None:
+    upstream = made(4, balance=f"hash:{key}")
+    nobody = cast("Exchange", SimpleNamespace(identity=None))
+    assert len({upstream.pick(nobody) for _ in range(200)}) == 4
 
 
 def test_requests_without_the_header_are_spread() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gateway.config import model
+from gateway.identity import Identity
 from gateway.upstream.split import Split
 
 if TYPE_CHECKING:
@@ -90,6 +91,21 @@ def test_requests_without_the_value_go_by_weight() -> None:
     seen = Counter(made.draw(asking(cookie="other=1")) for _ in range(400))
     assert 40 < seen[("next",)] < 160
     assert len({made.draw(asking(cookie="id=7")) for _ in range(20)}) == 1
+
+
+@pytest.mark.parametrize("key", ["consumer", "claim.tenant"])
+def test_the_same_consumer_always_takes_the_same_branch_wherever_it_comes_from(key: str) -> None:
+    made = split({"weight": 3}, {"upstream": "next", "sticky_by": key})
+
+    def of(name: str, ip: str) -> Any:
+        identity = Identity("keys", name, {"tenant": name})
+        return made.draw(cast("Exchange", SimpleNamespace(client_ip=ip, identity=identity)))
+
+    taken = {name: {of(name, f"10.0.0.{at}") for at in range(20)} for name in map(str, range(400))}
+    assert all(len(branches) == 1 for branches in taken.values())
+    assert 40 < sum(branches == {("next",)} for branches in taken.values()) < 160
+    nobody = cast("Exchange", SimpleNamespace(identity=None))
+    assert len({made.draw(nobody) for _ in range(200)}) == 2, "nobody is no consumer: by weight"
 
 
 @given(st.lists(st.integers(1, 100), min_size=2, max_size=5), st.floats(0, 1))
