@@ -20,6 +20,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from gateway import errors
+from gateway.certificates import Encryption
 from gateway.heads import apart, named, parser
 from gateway.incoming import KEEP, BadBody, Incoming, bound_unread
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from gateway.certificates import ClientCertificate
     from gateway.clock import Timer
     from gateway.exchange import Exchange
     from gateway.inbound import Known
@@ -92,7 +94,8 @@ class ClientConnection(RequestHandler):
         """aiohttp has thrown away what came behind an upgrade request: it must not be accepted."""
         self.address = ""
         """The peer's address, `unix` on a unix socket."""
-        self.tls = False
+        self.tls: Encryption | None = None
+        """What was agreed upon where it is encrypted."""
         self.admitted = True
         self.handled = 0
         """Requests that were answered on this connection; counted only where they are limited."""
@@ -107,7 +110,9 @@ class ClientConnection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else "unix"
-        self.tls = transport.get_extra_info("sslcontext") is not None
+        secure = transport.get_extra_info("ssl_object")
+        if secure is not None:
+            self.tls = transport.get_extra_info("encryption") or Encryption.of(secure)
         self._made = self.clock.now()
         self.admitted = self.server.admission.enter(self.address)
         super().connection_made(transport)
@@ -116,6 +121,11 @@ class ClientConnection(RequestHandler):
             self.force_close()
             return
         self._rearm(self._limits.header_timeout)
+
+    @property
+    def certificate(self) -> ClientCertificate | None:
+        """The client's, if it has sent one that the listener accepts."""
+        return None if self.tls is None else self.tls.certificate
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._manager is not None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from multidict import CIMultiDictProxy
 
+    from gateway.certificates import Encryption
     from gateway.clock import Watched
     from gateway.errors import GatewayError
     from gateway.identity import Identity
@@ -61,6 +62,8 @@ class Exchange:
     host: str = ""
     """Host for decisions: lower-case, no port, no trailing dot."""
     scheme: str = "http"
+    tls: Encryption | None = None
+    """How its connection is encrypted, with the client's certificate; None: it is not."""
     client_ip: str = ""
     """The client behind trusted proxies, IPv4-mapped IPv6 folded; `unix` for a peer on a unix socket."""
     peer: str

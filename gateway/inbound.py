@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from gateway import errors, refusals
+from gateway.certificates import Encryption
 from gateway.edge import ClientConnection
 from gateway.exchange import Exchange
 from gateway.headers import content_length
@@ -50,8 +51,9 @@ def begin(incoming: Incoming, snapshot: Snapshot, now: float) -> Exchange:
     if type(client) is ClientConnection:
         exchange.peer = client.address
         exchange.listener = client.server.listener
-        if client.tls:
+        if client.tls is not None:
             exchange.scheme = "https"
+            exchange.tls = client.tls
     else:
         exchange.peer = exchange.listener = ""
         _foreign(exchange, incoming)
@@ -65,8 +67,10 @@ def _foreign(exchange: Exchange, incoming: Incoming) -> None:
         return
     peer = transport.get_extra_info("peername")
     exchange.peer = peer[0] if isinstance(peer, tuple) else "unix"
-    if transport.get_extra_info("sslcontext") is not None:
+    secure = transport.get_extra_info("ssl_object")
+    if secure is not None:
         exchange.scheme = "https"
+        exchange.tls = Encryption.of(secure)
     if incoming.message.chunked:
         exchange.close = (
             True  # the last trailer would open the next head: only a ClientConnection can tell
@@ -130,7 +134,7 @@ class Known:
             or self.request_id
             or self.trace_id
             or self.scheme != "http"
-            or client.tls  # where a trusted proxy says http
+            or client.tls is not None  # where a trusted proxy says http
         )
         """The rest is as it is in every exchange at first."""
         self.fields: dict[str, bytes] = {}

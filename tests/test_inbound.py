@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 
 from gateway import errors, inbound
 from gateway.admission import Admission
+from gateway.certificates import Encryption
 from gateway.clock import Clock
 from gateway.config import model
 from gateway.edge import ClientConnection
@@ -257,18 +258,24 @@ def test_what_is_known_before_any_check_is_noted() -> None:
     assert (exchange.peer, exchange.listener, exchange.scheme) == ("", "", "http")
 
 
+SECURE = SimpleNamespace(
+    version=lambda: "TLSv1.3", cipher=lambda: ("AES", "", 0), getpeercert=lambda binary_form: None
+)
+
+
 @pytest.mark.parametrize(
     ("peer", "tls", "noted"),
-    [(("10.0.0.1", 5), None, ("10.0.0.1", "http")), (("::1", 5, 0, 0), object(), ("::1", "https")),
+    [(("10.0.0.1", 5), None, ("10.0.0.1", "http")), (("::1", 5, 0, 0), SECURE, ("::1", "https")),
      ("", None, ("unix", "http"))],
 )  # fmt: skip
 def test_a_connection_of_another_server_tells_its_peer(
     peer: Any, tls: object, noted: tuple[str, str]
 ) -> None:
-    known = {"peername": peer, "sslcontext": tls}
+    known = {"peername": peer, "ssl_object": tls}
     client = SimpleNamespace(transport=SimpleNamespace(get_extra_info=known.get))
     exchange = head(client=client)
     assert (exchange.peer, exchange.scheme) == noted
+    assert (exchange.tls is not None and exchange.tls.version) == (tls is not None and "TLSv1.3")
     assert not exchange.close
     assert head(client=client, chunked=True).close, "its trailers would open the next head"
 
@@ -292,7 +299,7 @@ async def client() -> ClientConnection:
     )
     made = server()
     assert type(made) is ClientConnection
-    made.address, made.tls = "10.0.0.1", True
+    made.address, made.tls = "10.0.0.1", Encryption("TLSv1.3", "AES")
     return made
 
 
