@@ -285,7 +285,15 @@ def _upstream_host(value: object) -> str:
     return word
 
 
+def _cookie(value: object) -> str:
+    word = read_text(value, "the name of a cookie")
+    if not is_token(word):
+        raise refuse(f"{word!r} is no name of a cookie: write one such as gw")
+    return word
+
+
 Token = Annotated[str, BeforeValidator(_token)]
+CookieName = Annotated[str, BeforeValidator(_cookie)]
 HeaderName = Annotated[str, BeforeValidator(_header_name)]
 HeaderValue = Annotated[str, BeforeValidator(_header_value)]
 UpstreamHost = Annotated[str, BeforeValidator(_upstream_host)]

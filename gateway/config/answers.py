@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from gateway.config import later
 from gateway.config.addresses import Count, HeaderName, HeaderValue, Method, PathText
 from gateway.config.forms import NULL, Model, around, built_in
 from gateway.config.nodes import Map, Seq, Text
@@ -191,7 +192,7 @@ class TestRequest(Model):
     """The request of an inline test: `get: URL` and so on."""
 
     __test__ = False
-    later = frozenset({"auth", "claims", "consumer"})
+    later = later.TEST_REQUEST
 
     method: Method = Field(description="in full form; or get: URL")
     url: Annotated[str, AfterValidator(_whole)] = Field(description="with scheme and host")
@@ -200,6 +201,13 @@ class TestRequest(Model):
     client_ip: Annotated[str, BeforeValidator(_client)] = Field(
         "127.0.0.1", description="the address of the peer"
     )
+    auth: str | None = Field(
+        None, description="the policy that has accepted the client; built in: the route's first"
+    )
+    claims: dict[str, Any] = Field(
+        default_factory=dict, description="name: value, of a client that was accepted"
+    )
+    consumer: str | None = Field(None, description="the name of a client that was accepted")
 
     @classmethod
     def adjusted(cls, value: Map) -> Map:

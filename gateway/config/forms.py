@@ -24,7 +24,14 @@ from typing import (
     get_origin,
 )
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    PlainValidator,
+    model_validator,
+)
 
 from gateway.config.nodes import Map, Seq, Text, braces, sequence
 from gateway.config.scalars import KeyTrap, Trap, parse_int, refuse
@@ -54,7 +61,7 @@ class Model(BaseModel):
     short: ClassVar[str | None] = None
     """The key that a value written in place of the mapping stands for."""
     later: ClassVar[frozenset[str]] = frozenset()
-    """Keys of the language that this version does not have, so that no field stands for them."""
+    """Keys of the language that this version does not have, whether a field stands for them or not."""
     exclusive: ClassVar[tuple[str, ...]] = ()
     """Keys of which an inner layer's choice puts the outer layers' aside."""
     elsewhere: ClassVar[dict[str, str]] = {}
@@ -87,12 +94,14 @@ class Model(BaseModel):
 
     @classmethod
     def table(cls) -> dict[str, tuple[str, Reader]]:
-        """Key as written → name of the field and how its value is read."""
+        """Key as written → name of the field and how its value is read; without those for later."""
         table = cls.__dict__.get("_readers")
         if table is None:
             table = {}
             for name, field in cls.model_fields.items():
-                table[field.alias or name] = (name, reader(field.annotation, tuple(field.metadata)))
+                key = field.alias or name
+                if key not in cls.later:
+                    table[key] = (name, reader(field.annotation, tuple(field.metadata)))
             cls._readers = table
         return table
 
@@ -207,7 +216,7 @@ def reader(annotation: Any, metadata: tuple[Any, ...] = ()) -> Reader:
     if origin is Annotated:
         inner, *extra = get_args(annotation)
         return reader(inner, (*metadata, *extra))
-    custom = any(isinstance(item, BeforeValidator | PlainValidator) for item in metadata)
+    custom = any(isinstance(item, _CUSTOM) for item in metadata)
     if origin in (Union, types.UnionType) and not custom:
         return _union(get_args(annotation))
     if origin is Literal and not custom:
@@ -221,6 +230,9 @@ def reader(annotation: Any, metadata: tuple[Any, ...] = ()) -> Reader:
     if annotation is str:
         return _str
     return {bool: _bool, int: _same if custom else _int}.get(annotation, _same)
+
+
+_CUSTOM = (BeforeValidator, PlainValidator, Discriminator)
 
 
 def _same(value: Any) -> Any:

@@ -100,7 +100,7 @@ def _items(value: Model, origins: Origins | None, path: tuple[str | int, ...]) -
     return {
         fields[name].alias or name: _plain(item, origins, (*path, fields[name].alias or name))
         for name, item in value.__dict__.items()
-        if name in fields
+        if name in fields and name not in value.later
     }
 
 

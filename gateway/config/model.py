@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gateway.config import addresses
+from gateway.config import addresses, later
 from gateway.config.addresses import Count, HeaderName, Port, RealPort
+from gateway.config.allow import Allow, ClaimTest
 from gateway.config.answers import (
     Branch,
     InlineTest,
@@ -29,7 +30,22 @@ from gateway.config.answers import (
     ValueTest,
     When,
 )
+from gateway.config.auth import (
+    ApiKey,
+    AuthPolicy,
+    Basic,
+    ForwardAuth,
+    Hmac,
+    Introspection,
+    Jwt,
+    Mtls,
+    Oidc,
+    Session,
+)
+from gateway.config.auth import Method as AuthMethod
+from gateway.config.browser import Cors, Hsts, Origin, SecurityHeaders
 from gateway.config.forms import Model, around, built_in
+from gateway.config.limits import Limited, Rate, RateLimit, Store, parse_quota
 from gateway.config.policies import (
     Abort,
     Body,
@@ -56,6 +72,7 @@ from gateway.config.policies import (
 from gateway.config.ranges import Period, Quantile, StatusRange
 from gateway.config.scalars import ByteRate, Duration, Network, Share, Size, refuse
 from gateway.config.texts import FilePath, Secret
+from gateway.config.tls import Certificate, ListenerTls, ProxyProtocol
 from gateway.config.upstreams import (
     Balance,
     Circuit,
@@ -79,14 +96,22 @@ __all__ = [
     "Abort",
     "AccessLog",
     "Admin",
+    "Allow",
+    "ApiKey",
+    "AuthMethod",
+    "AuthPolicy",
     "Balance",
+    "Basic",
     "Bind",
     "Body",
     "Branch",
     "Buffer",
+    "Certificate",
     "Circuit",
+    "ClaimTest",
     "Compare",
     "Concurrency",
+    "Cors",
     "Deadline",
     "Delay",
     "Discover",
@@ -94,26 +119,39 @@ __all__ = [
     "Errors",
     "Expect",
     "Fault",
+    "ForwardAuth",
     "HeaderEdits",
     "Headers",
     "Health",
     "Hedge",
+    "Hmac",
+    "Hsts",
     "InlineTest",
+    "Introspection",
+    "Jwt",
+    "Limited",
     "Limits",
     "Listener",
+    "ListenerTls",
     "LogFields",
     "Match",
     "Metrics",
     "Mirror",
     "Model",
+    "Mtls",
     "Observability",
+    "Oidc",
+    "Origin",
     "Overload",
     "Page",
     "PathPattern",
     "Policies",
     "Pool",
+    "ProxyProtocol",
     "Quantile",
     "QueryEdits",
+    "Rate",
+    "RateLimit",
     "Redirect",
     "RedirectToHttps",
     "RegexRewrite",
@@ -123,11 +161,14 @@ __all__ = [
     "Retry",
     "Rewrite",
     "Sample",
+    "SecurityHeaders",
     "Server",
+    "Session",
     "Shutdown",
     "Static",
     "StatusRange",
     "Sticky",
+    "Store",
     "Target",
     "TestExpect",
     "TestRequest",
@@ -138,6 +179,7 @@ __all__ = [
     "WebSocket",
     "When",
     "hash_key",
+    "parse_quota",
 ]
 
 
@@ -306,12 +348,16 @@ class Listener(Model):
     """Where clients connect."""
 
     short = "bind"
-    later = frozenset({"tls", "proxy_protocol"})
+    later = later.LISTENER
 
     bind: Bind = Field(description="HOST:PORT or unix:PATH")
     name: str = Field("", description="for `when: {listener: …}`; default: the address as written")
     redirect_to_https: RedirectToHttps | None = Field(
         None, description="send everyone to the same place over https"
+    )
+    tls: ListenerTls | None = Field(None, description="certificates, and who is asked for one")
+    proxy_protocol: ProxyProtocol | None = Field(
+        None, description="who may say whose a connection is"
     )
 
 

@@ -10,8 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from gateway.config import later
 from gateway.config.addresses import HeaderName, HeaderValue, Method, Status, Token, is_token
+from gateway.config.allow import Allow
+from gateway.config.browser import Cors, Hsts, SecurityHeaders
 from gateway.config.forms import TRUE, Model, around, built_in
+from gateway.config.limits import Limited
 from gateway.config.nodes import Map, Seq, Text
 from gateway.config.ranges import Percent, Period, Quantile, TimeOrQuantile
 from gateway.config.scalars import ByteRate, Duration, Share, Size, Trap, read_text, refuse
@@ -325,12 +329,7 @@ class Fault(Model):
 class Policies(Model):
     """What a route may set for itself or inherit."""
 
-    later = frozenset(
-        (
-            *("auth", "allow", "rate_limit", "cors", "security_headers", "hsts", "csrf"),
-            *("compress", "cache", "validate", "slo", "plugins", "forward_credentials"),
-        )
-    )
+    later = later.POLICIES
     elsewhere: ClassVar[dict[str, str]] = {
         **dict.fromkeys(UPSTREAM_ONLY, "write it in an upstream"),
         "upstream": "write to: NAME",
@@ -358,6 +357,24 @@ class Policies(Model):
     fault: Fault | None = Field(None, description="delays and failures on purpose")
     importance: Literal["low", "normal", "high"] = Field(
         "normal", description="what is shed first when the gateway is overloaded"
+    )
+    auth: tuple[str, ...] | None = Field(
+        None, description="names of policies, any of which lets in; off: everybody may"
+    )
+    allow: Allow | None = Field(None, description="who may, and from where")
+    rate_limit: tuple[Limited, ...] = Field(
+        (), description="names of limits, or limits of its own such as 100/s per client_ip"
+    )
+    cors: Cors | None = Field(None, description="which pages of other origins may read answers")
+    security_headers: SecurityHeaders | None = Field(
+        None, description="basic, strict, or {preset, set, remove}"
+    )
+    hsts: Hsts | None = Field(None, description="browsers use https only")
+    csrf: bool = Field(
+        False, description="refuse what pages of other sites make a browser send with its cookies"
+    )
+    forward_credentials: bool = Field(
+        False, description="whether the upstream gets the credentials that `auth` has read"
     )
 
 

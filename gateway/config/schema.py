@@ -59,6 +59,8 @@ class _Generator(GenerateJsonSchema):
         kind = schema["cls"]
         if not issubclass(kind, Model):
             return made
+        for key in kind.later:
+            made.get("properties", {}).pop(key, None)
         if kind is answers.TestRequest:
             return _test_request(made)
         if kind is upstreams.Upstream:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gateway.config.addresses import (
+    CookieName,
     Count,
     HeaderName,
     HeaderValue,
@@ -20,7 +21,6 @@ from gateway.config.addresses import (
     RealPort,
     UpstreamHost,
     Url,
-    is_token,
 )
 from gateway.config.forms import Model, around, built_in
 from gateway.config.policies import Buffer, Deadline, Hedge, Retry, Timeouts
@@ -220,16 +220,6 @@ Balance = Annotated[str, BeforeValidator(_balance), _BalanceSchema()]
 def hash_key(balance: str) -> str | None:
     """The text with placeholders that is hashed; None for the other ways to balance."""
     return balance.removeprefix("hash:") if balance.startswith("hash:") else None
-
-
-def _cookie(value: object) -> str:
-    word = read_text(value, "the name of a cookie")
-    if not is_token(word):
-        raise refuse(f"{word!r} is no name of a cookie: write one such as gw")
-    return word
-
-
-CookieName = Annotated[str, BeforeValidator(_cookie)]
 
 
 class Sticky(Model):

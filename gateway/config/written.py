@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from gateway.config import model
+from gateway.config import later, model
 from gateway.config.addresses import Method, check_url, looks_like_url
 from gateway.config.forms import Model, built_in
 from gateway.config.nodes import Seq, Text, sequence
@@ -127,7 +127,7 @@ class Route(model.Policies):
 class Document(Model):
     """A configuration file."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"auth", "rate_limits", "stores", "plugins"})
+    later: ClassVar[frozenset[str]] = later.DOCUMENT
 
     version: Literal[1] = Field(1, description="of the language")
     include: tuple[str, ...] = Field((), description="further files: names or globs")
@@ -147,6 +147,15 @@ class Document(Model):
     upstreams: dict[str, model.Upstream] = Field(
         default_factory=dict, description="named groups of targets"
     )
+    auth: dict[str, model.AuthPolicy] = Field(
+        default_factory=dict, description="ways to be known, by name"
+    )
+    rate_limits: dict[str, model.RateLimit] = Field(
+        default_factory=dict, description="limits, by name"
+    )
+    stores: dict[str, model.Store] = Field(
+        default_factory=dict, description="where several gateways count together, by name"
+    )
     profiles: dict[str, Profile] = Field(default_factory=dict, description="named sets of policies")
     defaults: Defaults = Field(
         default_factory=built_in(Defaults), description="policies of every route"
@@ -155,4 +164,7 @@ class Document(Model):
     tests: tuple[model.InlineTest, ...] = Field((), description="what `gateway check` tries")
 
 
-INCLUDABLE = frozenset({"upstreams", "profiles", "routes", "tests"})
+INCLUDABLE = (
+    frozenset({"upstreams", "auth", "rate_limits", "stores", "profiles", "routes", "tests"})
+    - later.DOCUMENT
+)
