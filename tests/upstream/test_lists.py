@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway import files
+from gateway.upstream import lists
 from gateway.upstream.discovery import Answer, NotFound
 from gateway.upstream.lists import Environment, File
 from tests.kit.clock import FakeClock
