@@ -26,7 +26,7 @@ class Settings(Protocol):
     @property
     def groups(self) -> str | None: ...
     @property
-    def forward(self) -> Mapping[str, str]: ...
+    def forward(self) -> Mapping[str, str | None]: ...
 
 
 class Describing:
@@ -39,6 +39,7 @@ class Describing:
         self._lines = [
             (name.encode("ascii"), Template.compile(text))
             for name, text in settings.forward.items()
+            if text is not None
         ]
         self.forwarded = frozenset(name.lower().encode("ascii") for name in settings.forward)
         """Lower-case names of the fields that are written."""
