@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import errors, headers, relay
 from gateway.attempt import Attempt, failed, or_never, release
 from gateway.config import effective
+from gateway.exchange import would_refuse
 from gateway.hedge import Hedge
 from gateway.outbound import Outbound, request_fields
 from gateway.routing.rewrite import compile_host, compile_rewrite
@@ -140,6 +141,7 @@ class Forward:
         self._idle = or_never(policies.timeouts.idle)
         self._known_as = f"{route.name} {sorted(own)}"  # branches may drop different fields
         self._most = or_never(policies.body.max)
+        self._reports_body = policies.body.mode == "report"
         self._gathered = policies.buffer.request or 0
         self._body_idle = or_never(server.limits.body_idle)
         self._body_rate = policies.body.min_rate or server.limits.body_min_rate or 0.0
@@ -206,6 +208,9 @@ class Forward:
         """
         exchange.permit = breaker.admit(self._clock.now())
         if exchange.permit is None:
+            if breaker.reports:
+                would_refuse(exchange, errors.CircuitOpen.reason)
+                return
             release(exchange, whole=False)
             raise errors.CircuitOpen(f"the circuit of {exchange.target_name} is open")
 
@@ -392,6 +397,7 @@ class Forward:
             idle=self._body_idle,
             rate=self._body_rate,
             unread=self._idle,
+            reports=self._reports_body,
         )
 
     def _request(self, exchange: Exchange, upstream: Upstream) -> Outbound:
@@ -425,7 +431,10 @@ class Forward:
 def _placed(exchange: Exchange, limit: Limit[Target]) -> bool:
     """Whether there was room for one more try: then it is counted."""
     if limit.busy >= limit.most:
-        return False
+        if not limit.reports:
+            return False
+        if limit.queue_is_full:
+            would_refuse(exchange, errors.QueueFull.reason)
     limit.busy += 1
     exchange.place = limit
     return True
