@@ -76,8 +76,6 @@ class Exchange:
     trace_id: str = ""
     identity: Identity | None = None
     """Who asks, once `auth` has told."""
-    report: tuple[str, ...] = ()
-    """Reasons for which it would have been refused, were some policy not in report mode."""
 
     # ── where it goes ──
     snapshot: Snapshot
@@ -107,6 +105,8 @@ class Exchange:
     source: Source = "gateway"
     reason: str = ""
     """Empty, or one word of the closed list."""
+    extra: tuple[bytes, ...] = ()
+    """Header lines that the answer bears whoever makes it, each `Name: value\\r\\n`: a session's cookie, limits."""
     bytes_in: int = 0
     bytes_out: int = 0
     upgraded: bool = False
@@ -158,12 +158,6 @@ def give_up(exchange: Exchange, fault: GatewayError) -> None:
         exchange.task.cancel()
     elif isinstance(exchange.answer, Pending):
         exchange.answer.fail(fault)
-
-
-def would_refuse(exchange: Exchange, reason: str) -> None:
-    """Note that a policy in `mode: report` lets pass what it would refuse for `reason`; once for each."""
-    if reason not in exchange.report:
-        exchange.report = (*exchange.report, reason)
 
 
 @runtime_checkable

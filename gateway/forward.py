@@ -10,16 +10,17 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from gateway import errors, headers, relay
-from gateway.attempt import Attempt, failed, or_never, release
+from gateway import errors, headers
+from gateway.attempt import Attempt, failed, release
 from gateway.config import effective
-from gateway.exchange import would_refuse
 from gateway.hedge import Hedge
 from gateway.outbound import Outbound, request_fields
 from gateway.routing.rewrite import compile_host, compile_rewrite
 from gateway.upgrade import Upgrades
+from gateway.uploads import Uploads
 from gateway.upstream import retry
 from gateway.upstream.split import Split
+from gateway.withheld import Withheld
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.client import Clients
     from gateway.exchange import Exchange, Reply
     from gateway.middleware.base import Build
+    from gateway.relay import Upload
     from gateway.upstream.breaker import Breaker
     from gateway.upstream.concurrency import Limit
     from gateway.upstream.group import Group
@@ -130,22 +132,23 @@ class Forward:
         self._prefix = (policies.rewrite.strip_prefix or "").encode()
         self._upgrades = Upgrades(route, build)
         self.attempt = Attempt(route, build, clients, self._upgrades)
-        own = self.attempt.own_fields
+        self._withheld = withheld = Withheld(route, build.authenticators)
+        own = self.attempt.own_fields | withheld.fields
         self._tables = tuple(
             headers.FieldTable(
-                headers.REQUEST, clients.dropped(trusted) | own, server.underscore_headers
+                withheld.special,
+                clients.dropped(trusted) | own,
+                server.underscore_headers,
+                withheld.cookies,
             )
             for trusted in (False, True)
         )
         self._pool_wait = policies.timeouts.pool_wait
-        self._idle = or_never(policies.timeouts.idle)
-        self._known_as = f"{route.name} {sorted(own)}"  # branches may drop different fields
-        self._most = or_never(policies.body.max)
-        self._reports_body = policies.body.mode == "report"
+        # Branches may drop different fields.
+        self._known_as = f"{route.name} {sorted(own)} {sorted(withheld.cookies)}"
         self._gathered = policies.buffer.request or 0
-        self._body_idle = or_never(server.limits.body_idle)
-        self._body_rate = policies.body.min_rate or server.limits.body_min_rate or 0.0
         self._policy = retry.Policy(policies.retry)
+        self.uploads = Uploads(policies, server.limits, build.clock)
         self._hedge = (
             Hedge(policies.hedge, self._policy.share, build.clock) if policies.hedge else None
         )
@@ -163,9 +166,9 @@ class Forward:
             self._upgrades.judge(exchange)
         request = self._request(exchange, upstream)
         if exchange.has_body:
-            exchange.upload = self._upload(exchange)
-            if self._gathered and exchange.upload.whole is None:
-                return self._gather(exchange, group, request, exchange.upload)
+            upload = exchange.upload = exchange.upload or self.uploads(exchange)
+            if self._gathered and upload.whole is None:
+                return self._gather(exchange, group, request, upload)
         policy = self._policy
         if policy.share is not None:
             upstream.budget.first(exchange.began)
@@ -182,7 +185,7 @@ class Forward:
         return Begun(self, exchange, group, request, wire)
 
     async def _gather(
-        self, exchange: Exchange, group: Group, request: Outbound, upload: relay.Upload
+        self, exchange: Exchange, group: Group, request: Outbound, upload: Upload
     ) -> Reply:
         """Have the body, or as much of it as may be held, before a target has to wait for it."""
         await upload.gather(self._gathered)
@@ -208,9 +211,6 @@ class Forward:
         """
         exchange.permit = breaker.admit(self._clock.now())
         if exchange.permit is None:
-            if breaker.reports:
-                would_refuse(exchange, errors.CircuitOpen.reason)
-                return
             release(exchange, whole=False)
             raise errors.CircuitOpen(f"the circuit of {exchange.target_name} is open")
 
@@ -387,21 +387,10 @@ class Forward:
         upstream.meter.budget_exhausted += 1
         return False
 
-    def _upload(self, exchange: Exchange) -> relay.Upload:
-        return relay.Upload(
-            exchange.incoming,
-            exchange,
-            self._clock,
-            most=self._most,
-            keep=self._policy.replay_body,
-            idle=self._body_idle,
-            rate=self._body_rate,
-            unread=self._idle,
-            reports=self._reports_body,
-        )
-
     def _request(self, exchange: Exchange, upstream: Upstream) -> Outbound:
         target = exchange.target
+        if self._withheld.parameters:
+            target = self._withheld.target(target)
         if self._rewrite is not None:
             target = self._rewrite(exchange, target)
         host: bytes | None
@@ -412,6 +401,8 @@ class Forward:
         else:
             host = upstream.fixed_host
         fields = self._fields(exchange) + self._clients.numbers(exchange)
+        if exchange.identity is not None:
+            fields += exchange.identity.lines
         return Outbound(exchange.method, target, host, fields)
 
     def _fields(self, exchange: Exchange) -> bytes:
@@ -431,10 +422,7 @@ class Forward:
 def _placed(exchange: Exchange, limit: Limit[Target]) -> bool:
     """Whether there was room for one more try: then it is counted."""
     if limit.busy >= limit.most:
-        if not limit.reports:
-            return False
-        if limit.queue_is_full:
-            would_refuse(exchange, errors.QueueFull.reason)
+        return False
     limit.busy += 1
     exchange.place = limit
     return True

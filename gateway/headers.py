@@ -12,9 +12,20 @@ import re
 
 DROP = 0
 """Never passed on: hop-by-hop, or the configuration removes it."""
-CONNECTION, HOST, LENGTH, CODING, TE, UPGRADE, EXPECT, MAX_FORWARDS, DATE, REJECT, TRAILER = range(
-    1, 12
-)
+(
+    CONNECTION,
+    HOST,
+    LENGTH,
+    CODING,
+    TE,
+    UPGRADE,
+    EXPECT,
+    MAX_FORWARDS,
+    DATE,
+    REJECT,
+    TRAILER,
+    COOKIE,
+) = range(1, 13)
 """Fields that decide something: the reader of the head acts on them."""
 
 HOP_BY_HOP = {
@@ -74,8 +85,11 @@ class FieldTable(dict[bytes, "bytes | int"]):
         special: dict[bytes, int],
         dropped: frozenset[bytes] = frozenset(),
         underscores: str = "keep",
+        cookies: frozenset[bytes] = frozenset(),
     ) -> None:
         super().__init__()
+        self.cookies = cookies
+        """Names of cookies that must not pass, where `special` has COOKIE."""
         self.special = special
         self.dropped = dropped
         self.underscores = underscores
@@ -87,7 +101,9 @@ class FieldTable(dict[bytes, "bytes | int"]):
             known = REJECT
         elif lower in self.special:
             known = self.special[lower]
-        elif lower in self.dropped:
+        elif (
+            lower in self.dropped or lower.replace(b"_", b"-") in self.dropped
+        ):  # one to CGI and WSGI
             known = DROP
         elif b"_" in name and self.underscores != "keep":
             known = DROP if self.underscores == "drop" else REJECT
@@ -110,6 +126,13 @@ def clean(head: bytes, lines: int) -> bool:
 def tokens(value: bytes) -> list[bytes]:
     """The members of a comma-separated list of tokens, in lower case."""
     return [token for part in value.lower().split(b",") if (token := part.strip(b" \t"))]
+
+
+def without_cookies(value: bytes, names: frozenset[bytes]) -> bytes:
+    """A Cookie field less the cookies of these names; the others stay as they were written."""
+    parts = value.split(b";")
+    left = [part for part in parts if part.partition(b"=")[0].strip(b" \t") not in names]
+    return value if len(left) == len(parts) else b";".join(left).strip(b" \t")
 
 
 def without_named(lines: list[bytes], named: list[bytes]) -> list[bytes]:

@@ -38,7 +38,7 @@ def request_fields(exchange: Exchange, table: FieldTable) -> bytes:
             if value not in _KEEP:
                 named += headers.tokens(value)
         elif known > headers.HOST:
-            _special(exchange, known, name, value, lines)
+            _special(exchange, known, name, value, lines, table)
     if named:
         lines = headers.without_named(lines, named)
     if exchange.length is None or exchange.upgrade or exchange.wants_trailers:
@@ -61,10 +61,16 @@ def _frame(exchange: Exchange, lines: list[bytes]) -> None:
         lines.append(b"TE: trailers\r\n")
 
 
-def _special(exchange: Exchange, known: int, name: bytes, value: bytes, lines: list[bytes]) -> None:
+def _special(
+    exchange: Exchange, known: int, name: bytes, value: bytes, lines: list[bytes], table: FieldTable
+) -> None:
     if known == headers.LENGTH:
         if exchange.length is not None:
             lines.append(b"Content-Length: %b\r\n" % value)
+    elif known == headers.COOKIE:
+        value = headers.without_cookies(value, table.cookies)
+        if value:
+            lines.append(b"%b: %b\r\n" % (name, value))
     elif known == headers.TE:
         exchange.wants_trailers = not exchange.http10 and b"trailers" in headers.tokens(value)
     elif known == headers.CODING:

@@ -303,7 +303,7 @@ class Proxy:
         """The 101 goes out; from here on bytes pass both ways."""
         exchange.close = True
         exchange.status, exchange.source = 101, "upstream"
-        transport.write(b"".join((reply.start, *reply.lines, b"\r\n")))
+        transport.write(b"".join((reply.start, *reply.lines, *exchange.extra, b"\r\n")))
         exchange.replied_at = self.clock.now()
         switch.counted(exchange)
         await tunnel(
@@ -328,6 +328,8 @@ class Proxy:
         head = [start, *reply.lines]
         if not forwarded:
             head.append(self.clock.date_line)
+        if exchange.extra:
+            head.extend(exchange.extra)
         head.append(exchange.snapshot.clients.echo(exchange))
         if exchange.close:
             head.append(b"Connection: close\r\n")

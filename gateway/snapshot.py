@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from gateway.client import Clients
     from gateway.config import effective
@@ -34,6 +34,8 @@ class Route:
     """None for the stand-in of requests that no route takes."""
     pages: Pages
     """How its failures look."""
+    gather: Callable[[Exchange, int], Awaitable[bytes]]
+    """Has all of a body, up to so many bytes, before the request is forwarded: for who must see it to decide."""
     edits: ResponseEdits | None
     """What is changed in the head of every answer; a forwarded one has been edited when it was read."""
 

@@ -9,7 +9,7 @@ operators why (`outcome`, `detail`), and a client no more than that it is not kn
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gateway.observe.entrance import AuthMeter
     from gateway.observe.events import Events
 
-Verdict: TypeAlias = "Identity | Awaitable[Identity | Reply] | None"
+Verdict: TypeAlias = "Identity | Awaitable[Identity | Reply | None] | None"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +70,14 @@ class Authenticator(Protocol):
 
     async def aclose(self) -> None:
         """Give up what it holds."""
+
+
+@runtime_checkable
+class Inviting(Protocol):
+    """An authenticator that has more to say to who is not known than that: a login page."""
+
+    def invite(self, exchange: Exchange) -> Awaitable[Reply] | None:
+        """The answer in place of 401, once no policy of the route knows the client; None: this client gets the 401.
+
+        Raises errors.AuthUnavailable; so does what is returned.
+        """

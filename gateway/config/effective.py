@@ -6,7 +6,7 @@ Each effective value knows where it was written (`origins`), so that `explain` a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class Config:
     tests: tuple[model.InlineTest, ...]
     files: tuple[str, ...]
     digest: str  # of all text that was read: 12 hex digits
+    auth: Mapping[str, model.AuthPolicy] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
     test_places: tuple[Place, ...] = ()
     document: Callable[[], Mapping[str, object]] = dict

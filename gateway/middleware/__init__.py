@@ -1,10 +1,13 @@
 """What stands around every route's answer: one module each, and this the one place that says in which order.
 
-The order is the product's promise, not the user's list; `gateway pipeline ROUTE` prints it.
+The order is the product's promise, not the user's list; `gateway pipeline ROUTE` prints it. Each group is written outermost
+first.
 """
 
 from gateway.middleware import (
     access_log,
+    allow,
+    auth,
     body_limit,
     deadline,
     fault,
@@ -13,10 +16,21 @@ from gateway.middleware import (
     shed,
     timeout,
 )
+from gateway.middleware.base import Layer
 
-COUNTED = (metrics, access_log, shed)
-"""Outermost; in each of the three the first one is outermost, too."""
-TIMED = (timeout, deadline)
+COUNTED: tuple[Layer, ...] = (
+    ("metrics", metrics.wrap),
+    ("access_log", access_log.wrap),
+    ("shed", shed.wrap),
+)
+TIMED: tuple[Layer, ...] = (("timeout", timeout.wrap), ("deadline", deadline.wrap))
 """What an upstream may have a say in: once for each branch of a split whose upstreams say different things."""
-GUARDED = (body_limit, fault, mirror)
+ADMITTED: tuple[Layer, ...] = (
+    ("body_limit", body_limit.wrap),
+    ("addresses", allow.wrap_addresses),
+    ("auth", auth.wrap),
+    ("allow", allow.wrap),
+)
+"""Who may come in. What needs no credentials comes before what does, and what is cheap before what is dear."""
+GUARDED: tuple[Layer, ...] = (("fault", fault.wrap), ("mirror", mirror.wrap))
 """Innermost."""

@@ -12,19 +12,23 @@ ended (a streamed body outlives the handler's return) is registered with `build.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from gateway.auth import Authenticator
     from gateway.clock import Clock
     from gateway.config import effective
-    from gateway.exchange import Finish
+    from gateway.exchange import Finish, Handler
     from gateway.middleware.mirror import Mirrors
     from gateway.middleware.shed import Shedding
     from gateway.observe.accesslog import AccessLog
     from gateway.observe.metrics import Metrics
     from gateway.upstream.upstream import Upstream
+
+Layer: TypeAlias = "tuple[str, Callable[[effective.Route, Handler, Build], Handler]]"
+"""A middleware's name and its `wrap`."""
 
 
 @dataclass(slots=True)
@@ -38,5 +42,7 @@ class Build:
     upstreams: Mapping[str, Upstream]
     shedding: Shedding
     mirrors: Mirrors
+    authenticators: Mapping[str, Authenticator]
+    """By name of the policy under `auth:`."""
     at_finish: list[Finish] = field(default_factory=list)
     """Callbacks of the route under compilation, called once when an exchange has ended."""

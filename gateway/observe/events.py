@@ -38,8 +38,6 @@ Kind = Literal[
     "draining",
     "shed_on",
     "shed_off",
-    "auth_file_failed",
-    "auth_file_reloaded",
 ]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -47,10 +45,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _TOLD_ELSEWHERE = frozenset(("reloaded", "reload_failed", "draining"))
 """These have a line in the service log already, with more fields."""
 _BAD = frozenset(
-    (
-        *("target_down", "ejected", "circuit_opened", "discovery_failed", "panic_on", "shed_on"),
-        "auth_file_failed",
-    )
+    ("target_down", "ejected", "circuit_opened", "discovery_failed", "panic_on", "shed_on")
 )
 
 

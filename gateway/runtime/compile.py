@@ -9,12 +9,17 @@ up here, once: a Snapshot is closures over what was found.
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
 
 from gateway import middleware as middlewares
+from gateway.auth import Tools, making
 from gateway.client import Clients
 from gateway.config import effective, model
+from gateway.config.texts import Secret
 from gateway.fork import Fork
 from gateway.middleware import redirect, respond, static
 from gateway.middleware.base import Build
@@ -26,17 +31,17 @@ from gateway.pages import Pages
 from gateway.proxy import Forward, unmatched
 from gateway.routing.router import Router
 from gateway.snapshot import Route, Snapshot
+from gateway.uploads import Uploads
 from gateway.upstream.upstream import Upstream
+from gateway.withheld import masks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
-    from pydantic import BaseModel
-
+    from gateway.auth import Authenticator
     from gateway.clock import Clock
-    from gateway.config.texts import Secret
     from gateway.exchange import Exchange, Finish, Handler, Reply
+    from gateway.middleware.base import Layer
     from gateway.observe.metrics import Metrics
     from gateway.runtime.resources import Claims
 
@@ -63,17 +68,19 @@ def snapshot(
     )
     shedding = claims.claim("shedding", "", lambda: Shedding(clock, metrics.events))
     claims.at_commit(functools.partial(shedding.apply, config.server.overload))
+    authenticators = _authenticators(config, claims, metrics, clock)
     build = Build(
         config=config,
         clock=clock,
         metrics=metrics,
-        access_log=_access_log(config, claims, metrics, clock),
+        access_log=_access_log(config, authenticators, claims, metrics, clock),
         upstreams={
             name: _upstream(wanted, config.server.secret, claims, metrics, clock)
             for name, wanted in config.upstreams.items()
         },
         shedding=shedding,
         mirrors=claims.claim("mirrors", "", Mirrors),
+        authenticators=authenticators,
     )
     compiler = _Compiler(build, clients, at_finish)
     routes = [(route, compiler.route(route)) for route in config.routes]
@@ -88,17 +95,53 @@ def snapshot(
     )
 
 
-def _digest(settings: BaseModel) -> str:
-    """Equal settings, equal text; models that hold mappings have no hash."""
-    return settings.model_dump_json()
+def _digest(*settings: object) -> str:
+    """Equal settings, equal text: secrets count with what they are, and can not be read in it."""
+    return hashlib.sha256(repr([_revealed(each) for each in settings]).encode()).hexdigest()
+
+
+def _revealed(value: Any) -> Any:
+    """Plain values, to be compared: models that hold mappings have no hash, and secrets print as ***."""
+    if isinstance(value, Secret):
+        return value.reveal()
+    if isinstance(value, BaseModel):
+        return [(name, _revealed(each)) for name, each in value]
+    if isinstance(value, dict):
+        return [(name, _revealed(each)) for name, each in value.items()]
+    if isinstance(value, list | tuple):
+        return [_revealed(each) for each in value]
+    return value
+
+
+def _authenticators(
+    config: effective.Config, claims: Claims, metrics: Metrics, clock: Clock
+) -> dict[str, Authenticator]:
+    """By name of the policy. One lives on, with what it has learned, while its settings stay the same."""
+    secrets = tuple(secret.reveal() for secret in config.server.secret)
+    made = {}
+    for name, policy in config.auth.items():
+        tools = Tools(clock, metrics.entrance.policy(name), metrics.events, secrets)
+        made[name] = claims.claim(
+            "auth",
+            f"{name} {_digest(policy, secrets)}",
+            functools.partial(making.make, name, policy, tools),
+        )
+    return made
 
 
 def _access_log(
-    config: effective.Config, claims: Claims, metrics: Metrics, clock: Clock
+    config: effective.Config,
+    authenticators: dict[str, Authenticator],
+    claims: Claims,
+    metrics: Metrics,
+    clock: Clock,
 ) -> AccessLog | None:
     settings = config.observability.access_log
     if settings is None:
         return None
+    hidden = (*settings.fields.mask, *masks(authenticators.values()))
+    fields = settings.fields.model_copy(update={"mask": hidden})
+    settings = settings.model_copy(update={"fields": fields})
     return claims.claim(
         "access_log", _digest(settings), lambda: AccessLog(settings, clock, metrics)
     )
@@ -148,17 +191,16 @@ def _edits(config: effective.Route) -> ResponseEdits | None:
 
 
 def _around(
-    layers: tuple[ModuleType, ...],
+    layers: tuple[Layer, ...],
     config: effective.Route,
     handler: Handler,
     build: Build,
     stack: list[str],
 ) -> Handler:
     """`handler` with `layers`, outermost first, around it. Names of those that it wants are added to `stack`, once."""
-    for layer in reversed(layers):
+    for name, wrap in reversed(layers):
         finishers = len(build.at_finish)
-        inner, handler = handler, layer.wrap(config, handler, build)
-        name = layer.__name__.rpartition(".")[2]
+        inner, handler = handler, wrap(config, handler, build)
         if (handler is not inner or len(build.at_finish) > finishers) and name not in stack:
             stack.append(name)
     return handler
@@ -209,13 +251,15 @@ class _Compiler:
     ) -> Route:
         stack = [kind]
         handler = _around(middlewares.GUARDED, config, answer, build, stack)
-        if isinstance(answer, Fork):
+        if isinstance(answer, Fork):  # a branch may be drawn by who asks
             timed = [
                 _around(middlewares.TIMED, one, handler, build, stack) for one in config.per_branch
             ]
             handler = answer.drawing(timed)
             stack.append("split")
+            handler = _around(middlewares.ADMITTED, config, handler, build, stack)
         else:
+            handler = _around(middlewares.ADMITTED, config, handler, build, stack)
             handler = _around(middlewares.TIMED, config, handler, build, stack)
         handler = _around(middlewares.COUNTED, config, handler, build, stack)
         return Route(
@@ -225,6 +269,7 @@ class _Compiler:
             stack=tuple(reversed(stack)),
             config=shown,
             pages=self._pages_of(config.policies.errors),
+            gather=Uploads(config.policies, build.config.server.limits, build.clock).gather,
             edits=_edits(config),
         )
 

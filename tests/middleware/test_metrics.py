@@ -28,6 +28,7 @@ def build(access_log: AccessLog | None = None, **server: Any) -> Build:
         upstreams={},
         shedding=Shedding(clock, metrics.events),
         mirrors=Mirrors(),
+        authenticators={},
     )
 
 

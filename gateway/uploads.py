@@ -1,0 +1,51 @@
+"""What the bodies of one route's requests may be, and how long they may take.
+
+Rules of this file: decided at load; a body is read by `relay.Upload`, and nobody else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from gateway import errors
+from gateway.relay import Upload
+
+if TYPE_CHECKING:
+    from gateway.clock import Clock
+    from gateway.config import model
+    from gateway.exchange import Exchange
+
+
+class Uploads:
+    """Makes the bodies of one route's requests."""
+
+    def __init__(self, policies: model.Policies, limits: model.Limits, clock: Clock) -> None:
+        most, idle, unread = policies.body.max, limits.body_idle, policies.timeouts.idle
+        self._clock = clock
+        self._most = math.inf if most is None else most
+        self._keep = 0 if policies.retry is None else policies.retry.replay_body
+        self._idle = math.inf if idle is None else idle
+        self._rate = policies.body.min_rate or limits.body_min_rate or 0.0
+        self._unread = math.inf if unread is None else unread
+
+    def __call__(self, exchange: Exchange) -> Upload:
+        """The body of this request."""
+        return Upload(
+            exchange.incoming, exchange, self._clock, most=self._most, keep=self._keep, idle=self._idle, rate=self._rate,
+            unread=self._unread,
+        )  # fmt: skip
+
+    async def gather(self, exchange: Exchange, most: int) -> bytes:
+        """All of the body, which is still sent on, byte for byte. `most`: bytes that are waited for.
+
+        Raises errors.BodyTooLarge, errors.ClientTimeout, errors.BadRequest.
+        """
+        if not exchange.has_body:
+            return b""
+        upload = exchange.upload = exchange.upload or self(exchange)
+        if upload.whole is None:
+            await upload.gather(most + 1)
+        if upload.whole is None or len(upload.whole) > most:
+            raise errors.BodyTooLarge(f"more than {most} bytes, and all of it has to be read first")
+        return upload.whole
