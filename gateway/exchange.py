@@ -76,6 +76,8 @@ class Exchange:
     trace_id: str = ""
     identity: Identity | None = None
     """Who asks, once `auth` has told."""
+    report: tuple[str, ...] = ()
+    """Reasons for which it would have been refused, were some policy not in report mode."""
 
     # ── where it goes ──
     snapshot: Snapshot
@@ -158,6 +160,12 @@ def give_up(exchange: Exchange, fault: GatewayError) -> None:
         exchange.task.cancel()
     elif isinstance(exchange.answer, Pending):
         exchange.answer.fail(fault)
+
+
+def would_refuse(exchange: Exchange, reason: str) -> None:
+    """Note that a policy in `mode: report` lets pass what it would refuse for `reason`; once for each."""
+    if reason not in exchange.report:
+        exchange.report = (*exchange.report, reason)
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import errors, headers
 from gateway.attempt import Attempt, failed, release
 from gateway.config import effective
+from gateway.exchange import would_refuse
 from gateway.hedge import Hedge
 from gateway.outbound import Outbound, request_fields
 from gateway.routing.rewrite import compile_host, compile_rewrite
@@ -211,6 +212,9 @@ class Forward:
         """
         exchange.permit = breaker.admit(self._clock.now())
         if exchange.permit is None:
+            if breaker.reports:
+                would_refuse(exchange, errors.CircuitOpen.reason)
+                return
             release(exchange, whole=False)
             raise errors.CircuitOpen(f"the circuit of {exchange.target_name} is open")
 
@@ -422,7 +426,10 @@ class Forward:
 def _placed(exchange: Exchange, limit: Limit[Target]) -> bool:
     """Whether there was room for one more try: then it is counted."""
     if limit.busy >= limit.most:
-        return False
+        if not limit.reports:
+            return False
+        if limit.queue_is_full:
+            would_refuse(exchange, errors.QueueFull.reason)
     limit.busy += 1
     exchange.place = limit
     return True

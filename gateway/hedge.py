@@ -117,7 +117,7 @@ class Hedge:
         if (
             target is None
             or target in asked
-            or (target.limit is not None and target.limit.busy >= target.limit.most)
+            or (target.limit is not None and not target.limit.has_room)
             or (self._share is not None and not upstream.budget.spend(self._share))
         ):
             upstream.meter.hedges["not_sent"] += 1

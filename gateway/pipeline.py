@@ -41,7 +41,7 @@ def pipeline(
     policies = route.policies
     most = "any size" if policies.body.max is None else f"at most {size(policies.body.max)}"
     stages = [
-        ("limits", f"head within server.limits, body of {most}"),
+        ("limits", f"head within server.limits, body of {most}{_only_shown(policies.body)}"),
         ("client", "address, scheme and host, from trusted proxies only; request id"),
         (
             "normalise",
@@ -178,7 +178,8 @@ def _concurrency_words(upstream: model.Upstream) -> str:
         "report": "; a limit by response times is shown",
         "enforce": "; fewer as response times say",
     }[limit.adaptive]
-    return f"{at_once}{limit.queue} wait for {duration(limit.queue_timeout)}{adaptive}"
+    waits = f"{limit.queue} wait for {duration(limit.queue_timeout)}"
+    return f"{at_once}{waits}{adaptive}{_only_shown(limit)}"
 
 
 def _circuit_words(upstream: model.Upstream) -> str:
@@ -186,7 +187,12 @@ def _circuit_words(upstream: model.Upstream) -> str:
     if circuit is None:
         return ""
     failing = f"{circuit.error_ratio:.0%} of {circuit.min_requests} or more fail"
-    return f"503 for {duration(circuit.open)} when {failing} in {duration(circuit.window)}"
+    opens = f"503 for {duration(circuit.open)} when {failing} in {duration(circuit.window)}"
+    return opens + _only_shown(circuit)
+
+
+def _only_shown(policy: model.Body | model.Circuit | model.Concurrency) -> str:
+    return " (mode: report, nothing is refused)" if policy.mode == "report" else ""
 
 
 def _balance_words(answer: effective.Forward, upstreams: dict[str, model.Upstream]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from gateway import errors
+from gateway.exchange import would_refuse
 from gateway.pending import pending
 
 if TYPE_CHECKING:
@@ -56,13 +57,17 @@ class Upload:
         idle: float,
         rate: float,
         unread: float,
+        reports: bool = False,
     ) -> None:
-        """`idle`: seconds that the client may send nothing; `unread`: that the upstream may read nothing."""
+        """`idle`: seconds that the client may send nothing; `unread`: that the upstream may read nothing; `reports`: a body
+        of more than `most` bytes passes, and that is noted.
+        """
         self._exchange = exchange
         self._client: BaseProtocol = incoming.protocol
         self._payload = incoming.payload
         self._clock = clock
         self._most = most
+        self._reports = reports
         self._idle = idle
         self._rate = rate
         self._unread = unread
@@ -202,7 +207,9 @@ class Upload:
         if self._exchange.tap is not None:
             self._exchange.tap.on_request(data)
         if self._size > self._most:
-            raise errors.BodyTooLarge(f"the body is larger than {self._most:g} bytes")
+            if not self._reports:
+                raise errors.BodyTooLarge(f"the body is larger than {self._most:g} bytes")
+            would_refuse(self._exchange, errors.BodyTooLarge.reason)
 
     def _keep_for_another_try(self, data: bytes) -> None:
         self.begun = True

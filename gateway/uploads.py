@@ -28,12 +28,13 @@ class Uploads:
         self._idle = math.inf if idle is None else idle
         self._rate = policies.body.min_rate or limits.body_min_rate or 0.0
         self._unread = math.inf if unread is None else unread
+        self._reports = policies.body.mode == "report"
 
     def __call__(self, exchange: Exchange) -> Upload:
         """The body of this request."""
         return Upload(
             exchange.incoming, exchange, self._clock, most=self._most, keep=self._keep, idle=self._idle, rate=self._rate,
-            unread=self._unread,
+            unread=self._unread, reports=self._reports,
         )  # fmt: skip
 
     async def gather(self, exchange: Exchange, most: int) -> bytes:

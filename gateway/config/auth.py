@@ -221,6 +221,13 @@ class Introspection(Method):
 # ── keys and passwords ──────────────────────────────────────────────────────────────────────────
 
 
+class Attempts(Model):
+    """How many failures of one address are too many. Then it is refused for a while (429)."""
+
+    max: Annotated[int, Field(ge=1, le=1_000_000)] = Field(10, description="failures of an address")
+    window: Period = Field(60.0, description="in this time, and how long it is refused then")
+
+
 class ApiKey(Method):
     """Keys that a file lists by their SHA-256; `gateway hash-key` makes them."""
 
@@ -230,6 +237,9 @@ class ApiKey(Method):
     query: str | None = Field(None, description="or the parameter that holds it")
     cookie: CookieName | None = Field(None, description="or the cookie")
     keys_file: FilePath = Field(description="YAML: `keys`, each {id, sha256, consumer, …}")
+    attempts: Attempts | None = Field(
+        default_factory=built_in(Attempts), description="unknown keys; off: no limit"
+    )
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -248,6 +258,9 @@ class Basic(Method):
 
     htpasswd: FilePath = Field(description="the file: bcrypt, argon2 or apr1")
     realm: HeaderValue = Field("gateway", description="what browsers show when they ask")
+    attempts: Attempts | None = Field(
+        default_factory=built_in(Attempts), description="wrong passwords; off: no limit"
+    )
 
 
 # ── those who are asked, and logins ─────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ from gateway.config.browser import Cors, Hsts, SecurityHeaders
 from gateway.config.forms import TRUE, Model, around, built_in
 from gateway.config.limits import Limited
 from gateway.config.nodes import Map, Seq, Text
-from gateway.config.ranges import Percent, Period, Quantile, TimeOrQuantile
+from gateway.config.ranges import Mode, Percent, Period, Quantile, TimeOrQuantile
 from gateway.config.scalars import ByteRate, Duration, Share, Size, Trap, read_text, refuse
 from gateway.config.texts import FilePath, Regex, Watched
 from gateway.config.words import nearest
@@ -132,10 +132,10 @@ class Body(Model):
     """The request's body."""
 
     short = "max"
-    later = frozenset({"mode"})
 
     max: Size | None = Field(10 * 1024 * 1024, description="the largest (413)")
     min_rate: ByteRate | None = Field(None, description="the slowest, in place of the server's")
+    mode: Mode = Field("enforce", description="report: refuse no larger one, only count")
 
     @classmethod
     def full_form(cls, value: Text | Seq) -> Map:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,8 @@ from pydantic import (
 
 from gateway.config.scalars import EXPANDED, Duration, parse_duration, read_text, refuse
 
+Mode = Literal["report", "enforce"]
+"""Of what refuses: whether it only says what it would have refused, or does it."""
 SHORTEST = 0.01
 """Seconds: what happens again and again does not happen more often than this."""
 

@@ -191,6 +191,9 @@ def _concurrency(settings: model.Upstream) -> Found:
     limits = settings.concurrency
     if limits is not None and limits.per_target is None and limits.adaptive == "off":
         yield ("concurrency",), "nothing is limited: write per_target: 50, or adaptive: report"
+    if limits is not None and limits.adaptive == "enforce" and limits.mode == "report":
+        message = "nothing is kept to with mode: report: write adaptive: report"
+        yield ("concurrency", "adaptive"), message
 
 
 def _discover(settings: model.Upstream) -> Found:

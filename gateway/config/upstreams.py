@@ -24,7 +24,7 @@ from gateway.config.addresses import (
 )
 from gateway.config.forms import Model, around, built_in
 from gateway.config.policies import Buffer, Deadline, Hedge, Retry, Timeouts
-from gateway.config.ranges import Percent, Period, Statuses, StatusRange
+from gateway.config.ranges import Mode, Percent, Period, Statuses, StatusRange
 from gateway.config.scalars import EXPANDED, Duration, Share, read_text, refuse
 from gateway.config.texts import FilePath
 from gateway.config.words import nearest
@@ -327,7 +327,6 @@ class Circuit(Model):
     """When too much fails, nothing is sent for a while, and then a few requests to try."""
 
     short = "error_ratio"
-    later = frozenset({"mode"})
 
     scope: Literal["target", "upstream"] = Field("target", description="what is cut off")
     error_ratio: SomeShare = Field(0.5, description="of the requests in the window")
@@ -335,13 +334,13 @@ class Circuit(Model):
     window: Period = Field(10.0, description="what the ratio is taken of")
     open: Period = Field(10.0, description="how long nothing is sent")
     half_open_requests: Count = Field(3, description="then tried at a time; all must succeed")
+    mode: Mode = Field("enforce", description="report: cut nothing off, only show and count")
 
 
 class Concurrency(Model):
     """How many requests a target has at once; the others wait in the gateway."""
 
     short = "per_target"
-    later = frozenset({"mode"})
 
     per_target: Count | None = Field(None, description="under way at once; the most, if adaptive")
     queue: Annotated[int, Field(ge=0)] = Field(
@@ -351,6 +350,7 @@ class Concurrency(Model):
     adaptive: Literal["off", "report", "enforce"] = Field(
         "off", description="find the limit from latency: only show it, or keep to it"
     )
+    mode: Mode = Field("enforce", description="report: let nobody wait, only count")
 
 
 # ── the upstream ────────────────────────────────────────────────────────────────────────────────

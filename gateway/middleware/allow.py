@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.auth.describing import words
+from gateway.exchange import would_refuse
 from gateway.routing.match import network_test
 from gateway.routing.template import claim_text
 
@@ -47,6 +48,7 @@ def wrap_addresses(route: effective.Route, forward: Handler, build: Build) -> Ha
             meter.outcomes["forbidden"] += 1
             raise errors.IpDenied(why)
         meter.outcomes["would_deny"] += 1
+        would_refuse(exchange, errors.IpDenied.reason)
         return forward(exchange)
 
     return addresses
@@ -72,6 +74,7 @@ def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
                 policy(identity.policy).outcomes["forbidden"] += 1
                 raise errors.Forbidden(f"{identity.consumer}: {why}")
             policy(identity.policy).outcomes["would_deny"] += 1
+            would_refuse(exchange, errors.Forbidden.reason)
             break
         return forward(exchange)
 

@@ -58,6 +58,12 @@ CATALOGUE = (
         "Requests that failed, once each, by the reason that the client was told.",
     ),
     Declared(
+        "gateway_would_refuse_total",
+        "counter",
+        ("route", "reason"),
+        "Requests that went on although a policy in mode: report would have refused them, by the reason for it.",
+    ),
+    Declared(
         "gateway_requests_in_flight",
         "gauge",
         ("route",),

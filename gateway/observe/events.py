@@ -38,6 +38,8 @@ Kind = Literal[
     "draining",
     "shed_on",
     "shed_off",
+    "auth_file_failed",
+    "auth_file_reloaded",
 ]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -45,7 +47,10 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 _TOLD_ELSEWHERE = frozenset(("reloaded", "reload_failed", "draining"))
 """These have a line in the service log already, with more fields."""
 _BAD = frozenset(
-    ("target_down", "ejected", "circuit_opened", "discovery_failed", "panic_on", "shed_on")
+    (
+        *("target_down", "ejected", "circuit_opened", "discovery_failed", "panic_on", "shed_on"),
+        "auth_file_failed",
+    )
 )
 
 

@@ -110,6 +110,8 @@ def _add_route(page: _Page, route: RouteMeter) -> None:
     page.add_histogram("gateway_overhead_seconds", route.overhead, name)
     for reason, count in list(route.errors.items()):
         page.add("gateway_errors_total", count, name, reason)
+    for reason, count in list(route.reported.items()):
+        page.add("gateway_would_refuse_total", count, name, reason)
     for importance, count in list(route.shed.items()):
         page.add("gateway_shed_total", count, name, importance)
     for result, count in list(route.mirrored.items()):

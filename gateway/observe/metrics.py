@@ -114,6 +114,8 @@ class RouteMeter:
         self.bytes_in = 0
         self.bytes_out = 0
         self.errors: Counter[str] = Counter()
+        self.reported: Counter[str] = Counter()
+        """What a policy in report mode has let pass, by the reason for which it would have been refused."""
         self.shed: Counter[str] = Counter()
         """Refused while the event loop was late, by the route's importance."""
         self.mirrored: Counter[str] = Counter()
@@ -153,6 +155,8 @@ class RouteMeter:
             self.bytes_out += exchange.bytes_out
         if exchange.reason:
             self.errors[exchange.reason] += 1
+        if exchange.report:
+            self.reported.update(exchange.report)
 
     def _count(self, exchange: Exchange, until: float) -> None:
         began, status = exchange.began, exchange.status

@@ -281,6 +281,9 @@ EVENT_HELP = {
     "draining": "The gateway was told to stop.",
     "shed_on": "The event loop is late: requests of this `importance` are refused.",
     "shed_off": "They are let in again.",
+    "auth_file_failed": "A file of keys or passwords can not be read, or is wrong: what it held before "
+    "counts on, so a key that was taken out of it since still lets in.",
+    "auth_file_reloaded": "A file of keys or passwords has changed, and counts as it is now.",
 }
 
 

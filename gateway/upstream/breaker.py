@@ -5,6 +5,8 @@ has come. A try asks for a permit before it begins and reports to that permit, o
 about the present one, so what began before the circuit opened can neither close it nor open it again.
 
 A failure is what ejection calls one (`outlier.py`): no connection, a reset, no head in time, 502, 503 or 504.
+
+In `mode: report` a circuit goes through its states as ever, by the verdicts of the same tries, and refuses nobody.
 """
 
 from __future__ import annotations
@@ -92,6 +94,7 @@ class Breaker:
 
     __slots__ = (
         "_changed",
+        "_full",
         "_given",
         "_passed",
         "_settings",
@@ -113,6 +116,8 @@ class Breaker:
         self._given = 0
         """Trials under way or passed."""
         self._passed = 0
+        self._full = False
+        """Open, or half-open with every trial given out."""
         self.state = _CLOSED
         self.since = now
         """Clock seconds of the last transition."""
@@ -123,10 +128,15 @@ class Breaker:
         self.free: Permit | None = self.permit
         """The same while the circuit is closed, when a try need not ask; else None: it asks `admit`."""
         self.refuses = False
-        """Open, or half-open with every trial given out: no try may begin."""
+        """No try may begin: it is `_full`, and not in report mode."""
 
     def __repr__(self) -> str:
         return f"<Breaker {self.state.name.lower()}: {self.window!r}>"
+
+    @property
+    def reports(self) -> bool:
+        """Whether it is in report mode: a try that gets no permit begins without one."""
+        return self._settings.mode == "report"
 
     @property
     def wakes(self) -> float:
@@ -142,6 +152,7 @@ class Breaker:
             self.wake(now)
         elif self.state is _HALF_OPEN:
             self._weigh(now)
+        self._look()
 
     def wake(self, now: float) -> None:
         """Let trials through if the time for that has come. To be called at `wakes`; early or late does no harm."""
@@ -149,11 +160,11 @@ class Breaker:
             self._move(Cause.WAITED, now, f"open for {self._settings.open:g} s")
 
     def admit(self, now: float) -> Permit | None:
-        """A permit for a try that begins now; None if it must not begin."""
+        """A permit for a try that begins now; None if it must not begin, or counts for nothing (see `reports`)."""
         if self.state is _CLOSED:
             return self.permit
         self.wake(now)
-        if self.refuses:
+        if self._full:
             return None
         self._given += 1
         permit = self.permit
@@ -203,12 +214,15 @@ class Breaker:
         self.free = self.permit if after is _CLOSED else None
         self._given = self._passed = 0
         self.window.clear()
-        self.refuses = after is _OPEN
+        self._full = after is _OPEN
+        self.refuses = self._full and not self.reports
         self._changed(self, before)
 
     def _look(self) -> None:
         """Find out whether a half-open circuit has a place left."""
-        refuses = self._given >= self._settings.half_open_requests
+        if self.state is _HALF_OPEN:
+            self._full = self._given >= self._settings.half_open_requests
+        refuses = self._full and not self.reports
         if refuses is not self.refuses:
             self.refuses = refuses
             self._changed(self, self.state)

@@ -4,7 +4,8 @@ Rules of this file: where there is room, a request costs one comparison and one 
 below `most`), written out by who forwards it. Whoever finds none waits in the upstream's one queue:
 first come, first served, among those that the free target would do for. A place is counted for
 whom it is given to before that one runs, so that nobody can slip in between; one that gives up in
-that very moment passes it on, or it would be lost for good.
+that very moment passes it on, or it would be lost for good. In `mode: report` places are counted, and
+whoever finds none goes on all the same.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Settings(Protocol):
     def queue_timeout(self) -> float: ...
     @property
     def adaptive(self) -> str: ...
+    @property
+    def mode(self) -> str: ...
 
 
 T = TypeVar("T")
@@ -61,6 +64,23 @@ class Limit(Generic[T]):
     def shown(self) -> float:
         """The limit for people: what is in force, or what would be with `adaptive: report`."""
         return self.most if self.adaptive is None else math.floor(self.adaptive.limit)
+
+    @property
+    def reports(self) -> bool:
+        """Whether a request that finds no place goes on all the same."""
+        return self._concurrency.reports
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request would not have to wait."""
+        return self.busy < self.most or self.reports
+
+    @property
+    def queue_is_full(self) -> bool:
+        """Whether one more request that finds no place here would be refused. In report mode: were all held to the limit,
+        those beyond it would wait.
+        """
+        return self._concurrency.beyond() >= self._concurrency.queue
 
     def leave(self) -> None:
         """The try has ended: the place goes to who has waited longest for it, or becomes free."""
@@ -115,6 +135,8 @@ class Concurrency(Generic[T]):
         self.queue_timeout = 0.0
         """Seconds."""
         self.enforced = False
+        self.reports = False
+        """Limits are only to be counted: nobody waits."""
         self.waiting: deque[_Turn[T]] = deque()
         self._limits: tuple[Limit[T], ...] = ()
 
@@ -134,6 +156,7 @@ class Concurrency(Generic[T]):
             self.queue = settings.queue
             self.queue_timeout = settings.queue_timeout
             self.enforced = settings.adaptive == "enforce"
+            self.reports = settings.mode == "report"
             limits = {target: known.get(target) or Limit(target, self) for target in targets}
             for limit in limits.values():
                 self._adapt(limit, settings)
@@ -179,7 +202,7 @@ class Concurrency(Generic[T]):
         errors.QueueTimeout; errors.NoHealthyTarget when all of them have gone down meanwhile.
         """
         limits = (wanted, *others)
-        roomy = [limit for limit in limits if limit.busy < limit.most]
+        roomy = [limit for limit in limits if limit.has_room]
         if roomy:
             limit = min(roomy, key=_share)
             limit.busy += 1
@@ -210,12 +233,16 @@ class Concurrency(Generic[T]):
         if not gone and not self._available(limit.target):
             return
         for turn in [*self.waiting]:
-            if limit.busy >= limit.most:
+            if not limit.has_room:
                 break
             if limit in turn.limits and not turn.place.done():
                 limit.busy += 1
                 self.waiting.remove(turn)
                 turn.place.set_result(limit)
+
+    def beyond(self) -> float:
+        """Requests that wait, and those that are under way beyond all places."""
+        return len(self.waiting) + sum(limit.busy - limit.most for limit in self._limits)
 
     def wake(self) -> None:
         """Other targets may be available than before: give away what is free, and send away those

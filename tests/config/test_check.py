@@ -134,7 +134,6 @@ LATER = {
         "auth allow rate_limit cors security_headers hsts csrf compress cache validate slo plugins "
         "forward_credentials compose"
     ),
-    "routes.0.body": "mode",
     "routes.0.websocket": "per_consumer max_message",
     "tests.0.request": "auth claims consumer",
 }

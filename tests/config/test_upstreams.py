@@ -484,10 +484,24 @@ def test_the_file_of_targets_is_relative_to_the_file_that_names_it(tmp_path: Pat
     assert found.file == str(tmp_path / "t.json")
 
 
-@pytest.mark.parametrize("key", ["circuit", "concurrency"])
-def test_what_refuses_can_not_only_report_yet(key: str) -> None:
-    text = f"upstreams: {{u: {{targets: 'http://h', {key}: {{mode: report}}}}}}\nroutes: [{{path: /, to: u}}]"
-    assert "mode is not supported yet" in messages(text)
+@pytest.mark.parametrize(
+    ("key", "rest"), [("circuit", "error_ratio: 0.2, "), ("concurrency", "per_target: 5, ")]
+)
+def test_what_refuses_may_only_report(key: str, rest: str) -> None:
+    for written, mode in (
+        ("", "enforce"),
+        ("mode: enforce", "enforce"),
+        ("mode: report", "report"),
+    ):
+        settings = upstream(f"{key}: {{{rest}{written}}}")
+        assert getattr(settings, key).mode == mode
+    text = f"upstreams: {{u: {{targets: 'http://h', {key}: {{{rest}mode: off}}}}}}"
+    assert "report" in messages(text + "\nroutes: [{path: /, to: u}]")
+
+
+def test_a_limit_that_is_enforced_and_only_reported_is_refused() -> None:
+    text = "upstreams: {u: {targets: 'http://h', concurrency: {adaptive: enforce, mode: report}}}"
+    assert "write adaptive: report" in messages(text + "\nroutes: [{path: /, to: u}]")
 
 
 @pytest.mark.parametrize(

@@ -295,3 +295,23 @@ async def test_an_enforced_adaptive_limit_begins_small_and_grows_while_answers_s
         running.clock.advance(0.3)
     assert held.most == 3
     assert running.metric("gateway_concurrency_limit") > 3
+
+
+async def test_in_report_mode_nobody_waits_and_who_would_be_refused_is_counted(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    held = Held()
+    up = await origin(held)
+    running = await gateway(up, **limited(per_target=2, queue=1, mode="report"))
+    clients = [await asked(raw, running) for _ in range(5)]
+    await up.wait_for_request(5)
+    assert held.now == 5
+    assert running.metric("gateway_queue_length") == 0
+    assert running.metric("gateway_concurrency_limit") == 2
+    held.go(5)
+    assert [(await client.response()).status for client in clients] == [200] * 5
+    # Two had places and one would have waited.
+    await running.eventually("gateway_would_refuse_total", 2, reason="queue_full")
+    held.go()
+    assert (await clients[0].ask(get())).status == 200
+    assert running.metric("gateway_would_refuse_total") == 2

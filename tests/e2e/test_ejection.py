@@ -452,3 +452,50 @@ async def test_requests_that_get_no_connection_leave_no_trial_behind(
         app.how = OK
     assert await statuses(clients[0], 2) == [200] * 2
     assert running.metric("gateway_circuit_state", target=one.address) == 0
+
+
+async def test_a_circuit_in_report_mode_goes_through_its_states_and_refuses_nobody(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    app = App()
+    app.how = BUSY
+    one = await origin(app)
+    running = await gateway(written(one, circuit={**CIRCUIT, "mode": "report"}))
+    client = await raw(running)
+    await trip(client)
+    assert running.metric("gateway_circuit_state", target=one.address) == 2
+    assert running.metric("gateway_upstream_target_up", target=one.address) == 1
+    assert await statuses(client, 3) == [503] * 3
+    assert app.served == 7
+    counted = {"route": "all", "reason": "circuit_open"}
+    assert running.metric("gateway_would_refuse_total", **counted) == 3
+    assert running.metric("gateway_errors_total", reason="circuit_open") == 0
+
+    app.how = OK
+    running.clock.advance(10.1)
+    assert await statuses(client, 5) == [200] * 5
+    assert running.metric("gateway_circuit_state", target=one.address) == 0
+    assert running.metric("gateway_would_refuse_total", **counted) == 3
+    kinds = [kind for kind, _ in told(running)]
+    assert kinds == ["circuit_opened", "circuit_half_open", "circuit_closed"]
+
+
+async def test_a_circuit_that_is_open_refuses_as_soon_as_a_reload_says_so(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    app = App()
+    app.how = BUSY
+    one = await origin(app)
+    config = {"admin": "off", "listeners": [{"bind": "127.0.0.1:0"}]}
+    running = await gateway(written(one, circuit={**CIRCUIT, "mode": "report"}))
+    client = await raw(running)
+    await trip(client)
+    assert await statuses(client, 1) == [503]
+    served = app.served
+    for mode, refused in (("enforce", True), ("report", False)):
+        circuit = {**CIRCUIT, "mode": mode}
+        await running.gateway.reload({**config, **written(one, circuit=circuit)})
+        answer = await client.ask(get())
+        if refused:
+            problem(answer, "circuit_open", 503)
+        assert app.served == served + (not refused)

@@ -151,6 +151,24 @@ async def test_a_body_limit_holds_to_the_byte(
     await running.eventually("gateway_errors_total", 2, reason="body_too_large")
 
 
+async def test_a_body_limit_in_report_mode_lets_all_through_and_counts(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up = await origin()
+    body = {"max": "100B", "mode": "report"}
+    running = await gateway(up, route={"name": "all", "body": body})
+    client = await raw(running)
+    for size in (100, 101):
+        assert (await client.ask(post(body=b"x" * size))).status == 200
+        await client.send(post(CHUNKED, body=None), *[chunk(b"x" * size)] * 3, b"0\r\n\r\n")
+        assert (await client.response("POST")).status == 200
+    sizes = [len(request.body) for request in up.requests]
+    assert sizes == [100, 300, 101, 303]
+    counted = {"route": "all", "reason": "body_too_large"}
+    await running.eventually("gateway_would_refuse_total", 3, **counted)
+    assert running.metric("gateway_errors_total") == 0
+
+
 async def test_a_body_limit_of_nothing_refuses_all_bodies(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
 ) -> None:

@@ -24,6 +24,7 @@ CONTRACT = {
     "gateway_upstream_request_duration_seconds": "upstream status_class",
     "gateway_upstream_time_to_last_byte_seconds": "upstream",
     "gateway_errors_total": "route reason",
+    "gateway_would_refuse_total": "route reason",
     "gateway_requests_in_flight": "route",
     "gateway_websockets_in_flight": "route",
     "gateway_request_bytes_total": "route",
@@ -72,7 +73,7 @@ def busy() -> Metrics:
     metrics = made()
     route = metrics.route("orders")
     route.begin()
-    route.finish(exchange(bytes_in=3, bytes_out=5))
+    route.finish(exchange(bytes_in=3, bytes_out=5, report=("circuit_open",)))
     metrics.route("_none").finish(refused())
     upstream = metrics.upstream("orders")
     half, limit = SimpleNamespace(state=State.HALF_OPEN), SimpleNamespace(shown=50)

@@ -16,7 +16,7 @@ from gateway.upstream.breaker import TABLE, Breaker, Cause, Permit, State
 from gateway.upstream.window import BUCKETS, Window
 
 
-def circuit_of(**other: float) -> model.Circuit:
+def circuit_of(**other: float | str) -> model.Circuit:
     """A `circuit:` with thresholds that a test can count by hand, but for `other`."""
     return model.Circuit(
         **{
@@ -356,6 +356,39 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine = Machine.TestCase
 TestMachine.settings = hypothesis_settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+# ── report mode ──
+
+
+def test_in_report_mode_an_open_circuit_refuses_nobody_and_gives_no_permit() -> None:
+    breaker, heard = opened(circuit_of(mode="report"))
+    assert (breaker.reports, breaker.refuses) == (True, False)
+    assert breaker.admit(1.0) is None
+    assert heard.moves == [(State.CLOSED, State.OPEN)]
+
+
+def test_in_report_mode_the_first_trials_are_those_that_it_would_have_let_through() -> None:
+    breaker, heard = opened(circuit_of(mode="report"))
+    trials = [breaker.admit(5.0) for _ in range(5)]
+    assert [trial is not None for trial in trials] == [True] * 3 + [False] * 2
+    assert not breaker.refuses
+    for trial in trials[:3]:
+        assert trial is not None
+        trial.answered(200, 6.0)
+    assert breaker.state is State.CLOSED
+    assert heard.calls == 3  # the moves alone: whoever looks at `refuses` need not look again
+
+
+def test_an_open_circuit_begins_to_refuse_and_ends_with_the_mode() -> None:
+    breaker, heard = opened(circuit_of(mode="report"))
+    breaker.apply(circuit_of(), 1.0)
+    assert breaker.refuses
+    assert heard.calls == 2
+    breaker.apply(circuit_of(mode="report"), 2.0)
+    assert not breaker.refuses
+    assert heard.calls == 3
+    assert breaker.state is State.OPEN
 
 
 # ── the window ──

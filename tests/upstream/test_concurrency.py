@@ -34,6 +34,7 @@ class Written:
     queue: int = 10
     queue_timeout: float = 5.0
     adaptive: str = "off"
+    mode: str = "enforce"
 
 
 class Bench:
@@ -264,6 +265,36 @@ async def test_without_the_setting_everybody_is_let_in() -> None:
     assert all(task.done() for task in tasks)
     for task in tasks:
         task.result().leave()
+
+
+async def test_in_report_mode_nobody_waits_and_a_queue_that_would_be_full_is_known() -> None:
+    bench = Bench("ab", per_target=2, queue=3, mode="report")
+    limit = bench.limits["a"]
+    known = []
+    for _ in range(9):
+        known.append(limit.queue_is_full)
+        assert (await bench.ask()).done()
+    # Four have places, at one target or the other; three would wait.
+    assert known == [False] * 7 + [True] * 2
+    assert limit.busy == 9
+    for _ in range(9):
+        limit.leave()
+    assert not limit.queue_is_full
+    await bench.end()
+
+
+async def test_who_waits_is_let_in_when_the_mode_becomes_report() -> None:
+    bench = Bench()
+    bench.fill()
+    waiting = [await bench.ask() for _ in range(3)]
+    bench.apply(mode="report")
+    await turn()
+    assert all(task.done() for task in waiting)
+    assert bench.limits["a"].busy == 4
+    bench.apply()
+    task = await bench.ask()
+    assert not task.done()
+    await bench.end()
 
 
 async def test_who_waits_for_a_target_that_is_gone_is_let_in_to_find_out() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway import files
 from gateway.upstream import lists
 from gateway.upstream.discovery import Answer, NotFound
 from gateway.upstream.lists import Environment, File
@@ -98,7 +99,7 @@ async def test_a_file_that_is_being_written_is_left_for_the_next_look(
     path.write_text("- http://10.0.0.1:8000\n")
     clock.meanwhile = lambda: path.write_text("- http://10.0.0.1:8000\n- http://10.0.0.3:8000\n")
     assert await source.look() is None
-    assert clock.waits == [lists.SETTLE]
+    assert clock.waits == [files.SETTLE]
     clock.meanwhile = None
     assert urls(await source.look()) == ["http://10.0.0.1:8000", "http://10.0.0.3:8000"]
 
