@@ -41,7 +41,7 @@ def check(config: effective.Config, parts: Parts, routes: Routes, context: Conte
     """Every rule, on all that could be read."""
     references.check(parts, context, [listener.name for listener in config.listeners])
     _listeners(config, parts, context)
-    _access_log(config, parts, context)
+    _access_log(config, parts, routes, context)
     _error_pages(parts.sections.get("errors"), config.errors, context)
     _names_differ(routes, parts, context)
     once = Once(context)
@@ -152,7 +152,7 @@ def _overlap(one: model.Bind, other: model.Bind) -> bool:
     return bool(either) and same_family
 
 
-def _access_log(config: effective.Config, parts: Parts, context: Context) -> None:
+def _access_log(config: effective.Config, parts: Parts, routes: Routes, context: Context) -> None:
     entry, log = parts.sections.get("observability"), config.observability.access_log
     if entry is None or log is None:
         return
@@ -163,9 +163,10 @@ def _access_log(config: effective.Config, parts: Parts, context: Context) -> Non
         hint = nearest(log.format, ("json", "combined"))
         message = f"{log.format!r} is no format: write json, combined or a text with placeholders"
         context.add(entry.raw, entry.path, ("access_log", "format"), message + hint)
+    known = any(placeholders.knows_who_asks(route, one.left_out) for one, route in routes)
     for keys, text in texts.items():
         for name in placeholders.names(text):
-            found = placeholders.problem(name, None, placeholders.LOG_ONLY)
+            found = placeholders.problem(name, None, placeholders.LOG_ONLY, known=known)
             if found is not None:
                 context.add(entry.raw, entry.path, keys, found)
     for index, word in enumerate(log.fields.mask):
@@ -292,20 +293,23 @@ class _Policies:
 
     def check(self, entry: Entry, route: effective.Route) -> None:
         """One route."""
-        known = "path" not in entry.left_out
+        path_known = "path" not in entry.left_out
+        known = placeholders.knows_who_asks(route, entry.left_out)
         paths: frozenset[str] | None = None
         keys: tuple[str | int, ...]
         for keys, text in placeholders.texts(route):
             for name in placeholders.names(text):
-                if paths is None and known:
+                if paths is None and path_known:
                     paths = placeholders.of_path(route.match.path)
-                found = placeholders.problem(name, paths)
+                found = placeholders.problem(name, paths, known=known)
                 if found is not None:
                     self.add(entry, route, keys, found)
         for keys, message in (*_rewrite_problems(route), *_header_problems(route)):
             self.add(entry, route, keys, message)
         for one in route.variants().values():
-            for keys, message in traffic_rules.problems(one, path_known=known):
+            for keys, message in traffic_rules.problems(
+                one, path_known=path_known, client_known=known
+            ):
                 self.add(entry, one, keys, message)
         self.warnings(entry, route)
         for name in route.policies.upgrade:

@@ -48,17 +48,25 @@ def names(text: str) -> Iterator[str]:
                 yield found[1]
 
 
+def of_identity(name: str) -> bool:
+    """Whether its value is told by `auth`: `consumer`, `claim.NAME`."""
+    kind, _, key = name.partition(".")
+    return kind in IDENTITY and bool(key) == (kind == "claim")
+
+
 def problem(
-    name: str, paths: frozenset[str] | None, extra: frozenset[str] = frozenset()
+    name: str,
+    paths: frozenset[str] | None,
+    extra: frozenset[str] = frozenset(),
+    *,
+    known: bool = False,
 ) -> str | None:
-    """Why a name has no value here; `paths`: the captures of the route, None where any may be."""
+    """Why a name has no value here; `paths`: the captures of the route, None where any may be; `known`: who asks is."""
     if name in SIMPLE or name in extra:
         return None
     kind, _, key = name.partition(".")
-    if kind in IDENTITY:
-        return (
-            f"{{{name}}}: this route has no `auth`, so nobody is known; and it is not supported yet"
-        )
+    if of_identity(name):
+        return None if known else f"{{{name}}}: there is no `auth` here, so nobody is known"
     if kind in LATER:
         return f"{{{name}}} is not supported yet"
     if kind in KEYED and key:
@@ -66,9 +74,14 @@ def problem(
             return None
         hint = nearest(key, paths, sorted(paths)) if paths else "; this path has no captures"
         return f"{{{name}}}: the path has no capture {key!r}{hint}"
-    known = sorted({*SIMPLE, *extra, *(f"{one}.NAME" for one in KEYED)})
-    hint = nearest(name, known) or f"; known are {', '.join(known)}"
+    names = sorted({*SIMPLE, *extra, *(f"{one}.NAME" for one in KEYED), "consumer", "claim.NAME"})
+    hint = nearest(name, names) or f"; known are {', '.join(names)}"
     return f"there is no placeholder {{{name}}}{hint}; a literal brace is written {{{{"
+
+
+def knows_who_asks(route: effective.Route, left_out: frozenset[str]) -> bool:
+    """Whether a route has `auth`; also where it is not known because of another mistake in what it says of that."""
+    return bool(route.policies.auth) or not left_out.isdisjoint(("auth", "use"))
 
 
 def of_path(pattern: model.PathPattern) -> frozenset[str]:

@@ -19,7 +19,7 @@ _HEDGED = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def problems(
-    route: effective.Route, *, path_known: bool
+    route: effective.Route, *, path_known: bool, client_known: bool
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """What cannot be."""
     answer, deadline = route.answer, route.policies.deadline
@@ -27,9 +27,8 @@ def problems(
         message = f"{deadline.header} means something else: write one such as X-Request-Timeout-Ms"
         yield ("deadline", "header"), message
     if isinstance(answer, effective.Forward) and any(one.sticky_by for one in answer.branches):
-        yield from _sticky_by(
-            answer, placeholders.of_path(route.match.path) if path_known else None
-        )
+        paths = placeholders.of_path(route.match.path) if path_known else None
+        yield from _sticky_by(answer, paths, known=client_known)
 
 
 def warnings(
@@ -91,7 +90,7 @@ def _layer(route: effective.Route, key: str) -> str:
 
 
 def _sticky_by(
-    answer: effective.Forward, paths: frozenset[str] | None
+    answer: effective.Forward, paths: frozenset[str] | None, *, known: bool
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     for index, branch in enumerate(answer.branches):
         name = branch.sticky_by
@@ -101,6 +100,6 @@ def _sticky_by(
             message = f"{{{name}}} says nothing about the client: write one such as client_ip"
             yield ("split", index, "sticky_by"), message
             continue
-        found = placeholders.problem(name, paths)
+        found = placeholders.problem(name, paths, known=known)
         if found is not None:
             yield ("split", index, "sticky_by"), found

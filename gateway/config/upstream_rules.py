@@ -136,17 +136,20 @@ class Rules:
             if name in ("upstream", "target"):
                 yield f"{{{name}}} is the same for every request, or not known yet"
                 continue
-            found = placeholders.problem(name, None)
+            found = placeholders.problem(name, None, known=True)
             if found is not None:
                 yield found
-            elif name.startswith("path."):
-                yield from self._captures(upstream, name)
+            elif name.startswith("path.") or placeholders.of_identity(name):
+                yield from self._on_routes(upstream, name)
 
-    def _captures(self, upstream: str, name: str) -> Iterator[str]:
+    def _on_routes(self, upstream: str, name: str) -> Iterator[str]:
+        """On which of its routes a name has no value."""
         for entry, route in self._users(upstream):
-            if "path" in entry.left_out:
-                continue
-            found = placeholders.problem(name, placeholders.of_path(route.match.path))
+            paths = None
+            if "path" not in entry.left_out:
+                paths = placeholders.of_path(route.match.path)
+            known = placeholders.knows_who_asks(route, entry.left_out)
+            found = placeholders.problem(name, paths, known=known)
             if found is not None:
                 yield f"on the route {route.name}, {found}"
 

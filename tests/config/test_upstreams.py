@@ -154,13 +154,15 @@ def test_a_secret_that_is_wrong_is_not_told_to_be_missing() -> None:
 
 
 @pytest.mark.parametrize("written", ["consumer", "{consumer}", "claim.sub"])
-def test_an_identity_is_nothing_to_stick_by_yet(written: str) -> None:
+def test_an_identity_is_nothing_to_stick_by_where_nobody_is_known(written: str) -> None:
     split = f"split: [{{upstream: u, weight: 1, sticky_by: '{written}'}}]"
     text = f"upstreams: {{u: 'http://h'}}\nroutes: [{{path: /, {split}}}]"
-    assert "it is not supported yet" in messages(text)
+    assert "there is no `auth` here, so nobody is known" in messages(text)
     balance = "hash:{" + written.strip("{}") + "}"
     text = f"upstreams: {{u: {{targets: 'http://h', balance: '{balance}'}}}}"
-    assert "it is not supported yet" in messages(text + "\nroutes: [{path: /, to: u}]")
+    found = messages(text + "\nroutes: [{name: open, path: /, to: u}]")
+    assert "on the route open, {" in found
+    assert "there is no `auth` here, so nobody is known" in found
 
 
 def test_braces_around_what_a_split_sticks_by_may_be_left_out() -> None:
