@@ -118,7 +118,7 @@ class Attempts:
             record.forgiven = True
             record.failures //= 2
         if not record.failures and not record.pending:
-            del self._records[address]
+            self._records.pop(address, None)
 
     def _record(self, address: str) -> _Record:
         """The record of an address, as the last one to go."""
@@ -144,7 +144,7 @@ class Attempts:
         self.refused.pop(address, None)  # so that those whose time is over first stand first
         self.refused[address] = now + self._window
         if not record.pending:
-            del self._records[address]
+            self._records.pop(address, None)
 
     def _make_room(self, now: float) -> None:
         """Those whose time is over, else the one that is refused longest: all have the same time."""

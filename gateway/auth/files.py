@@ -87,11 +87,13 @@ class Credentials(Generic[T]):
             if found is None:
                 return
             held = self._take(found)
+        except _Wrong as error:
+            self._complain(str(error))  # its places name the file
         except Unreadable as error:
-            self._complain(str(error))
+            self._complain(f"{self._name}: {error}")
         except Exception as error:  # a fault of ours must not end the looking
             log.exception("auth_file_crashed", extra={"policy": self._policy})
-            self._complain(type(error).__name__)
+            self._complain(f"{self._name}: {type(error).__name__}")
         else:
             self._problem = None
             self._events.record("auth_file_reloaded", why=f"{self._policy}: {self._name}: {held}")
@@ -99,7 +101,7 @@ class Credentials(Generic[T]):
     def _complain(self, problem: str) -> None:
         if problem != self._problem:
             self._problem = problem
-            why = f"{self._policy}: {self._name}: {problem}; what it held before counts on"
+            why = f"{self._policy}: {problem}; what it held before counts on"
             self._events.record("auth_file_failed", why=why)
 
     def _read(self, content: bytes) -> T:

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field
 
 from gateway.config import ConfigError
 from gateway.config.effective import Place, Problem
-from gateway.config.forms import Model, around
+from gateway.config.forms import NULL, Model, around
 from gateway.config.nodes import Map, Seq, Source, Text, compose
 from gateway.config.report import Context
 from gateway.config.scalars import Trap, refuse
@@ -77,7 +77,7 @@ def parse_expiry(written: str) -> float:
 
 
 def _expiry(value: object) -> float | None:
-    if value is None:
+    if value is None or (isinstance(value, Text) and value.plain and value in NULL):
         return None
     try:
         return parse_expiry(_text(value, "a date"))
