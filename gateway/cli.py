@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from gateway import starting
+from gateway.hash_key import hash_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from gateway.inline_tests import Outcome
 
 FAILED, WRONG_CONFIGURATION = 1, 78
-
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -110,7 +110,7 @@ level_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(commands=[hash_key], context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """An asynchronous reverse proxy and API gateway.
 

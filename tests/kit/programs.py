@@ -17,6 +17,7 @@ PACKAGES = {
     "prometheus": "prometheus",
     "openssl": "openssl",
     "curl": "curl",
+    "htpasswd": "apache2-utils",
     "nginx": "nginx",
     "haproxy": "haproxy",
 }
