@@ -222,7 +222,7 @@ def refused(url: URL, *, plain: bool = False, beside: URL | None = None) -> str 
 
 def loopback(host: str) -> bool:
     """Whether a host is this machine by its very spelling."""
-    if host.lower() == "localhost":
+    if host.lower() == "localhost" or host.lower().endswith(".localhost"):
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

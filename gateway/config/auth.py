@@ -65,7 +65,7 @@ _URL_SCHEMA = WithJsonSchema(
 ServiceUrl = Annotated[str, BeforeValidator(_service), _URL_SCHEMA]
 """The URL of a service that is asked: http or https, without user and fragment."""
 SafeUrl = Annotated[str, BeforeValidator(_service), AfterValidator(_safe), _URL_SCHEMA]
-"""The same where keys are read: https, or this machine."""
+"""The same where keys are read or tokens are sent: https, or this machine."""
 
 
 def _issuer(value: object) -> str:
@@ -202,13 +202,25 @@ class Jwt(Method):
             raise refuse(
                 f"algorithms: {wrong[0]} takes secret: …, never a JWKS: its keys are public"
             )
+        self._long_enough()
         return self
+
+    def _long_enough(self) -> None:
+        """RFC 7518 section 3.2: whoever has one token could try all shorter secrets."""
+        for each in self.secret:
+            size = len(each.reveal().encode("utf-8"))
+            for name in self.algorithms:
+                if size < (wanted := int(name[2:]) // 8):
+                    raise refuse(
+                        f"secret: it has {size} bytes, and {name} wants {wanted} at least: "
+                        "make one with openssl rand -hex 32"
+                    )
 
 
 class Introspection(Method):
     """Opaque tokens, which an authorisation server is asked about (RFC 7662)."""
 
-    url: ServiceUrl = Field(description="of the endpoint")
+    url: SafeUrl = Field(description="of the endpoint")
     client_id: str = Field(description="the gateway's own name there")
     client_secret: Secret = Field(description="and its password")
     audience: tuple[str, ...] = Field((), description="the `aud` that is wanted: any of these")

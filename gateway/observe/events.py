@@ -31,6 +31,8 @@ Kind = Literal[
     "targets_changed",
     "discovery_failed",
     "discovery_recovered",
+    "jwks_failed",
+    "jwks_recovered",
     "panic_on",
     "panic_off",
     "reloaded",
@@ -50,6 +52,7 @@ _BAD = frozenset(
     (
         *("target_down", "ejected", "circuit_opened", "discovery_failed", "panic_on", "shed_on"),
         "auth_file_failed",
+        "jwks_failed",
     )
 )
 

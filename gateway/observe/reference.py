@@ -274,6 +274,8 @@ EVENT_HELP = {
     "discovery_failed": "No name server has answered, or the list can not be read: the last good "
     "targets stay.",
     "discovery_recovered": "It answers again.",
+    "jwks_failed": "The keys of a policy of `auth` could not be fetched or read: the last good ones stay.",
+    "jwks_recovered": "They can be had again.",
     "panic_on": "Fewer targets than `panic` are left: ejections are set aside.",
     "panic_off": "Enough are left again.",
     "reloaded": "Another configuration serves.",

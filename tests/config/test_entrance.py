@@ -70,9 +70,10 @@ def test_what_a_jwt_policy_does_not_say_is_filled_in() -> None:
         30.0,
         "Authorization",
     )
-    shared = read(model.Jwt, "{secret: [first-secret, second-secret]}")
+    secrets = ["first-secret-of-thirty-two-bytes", "second-secret-of-thirty-two-byte"]
+    shared = read(model.Jwt, f"{{secret: [{', '.join(secrets)}]}}")
     assert (shared.jwks, shared.algorithms) == (None, ("HS256",))
-    assert [each.reveal() for each in shared.secret] == ["first-secret", "second-secret"]
+    assert [each.reveal() for each in shared.secret] == secrets
 
 
 def test_files_are_relative_to_the_file_that_names_them() -> None:
@@ -172,6 +173,8 @@ ISSUER = "issuer: 'https://i/'"
         (model.Jwt, "{jwks: k, secret: s}", "not both: a public key must never serve as a secret"),
         (model.Jwt, f"{{{ISSUER}, algorithms: [RS256, HS256]}}", "HS256 takes secret: …, never a JWKS"),
         (model.Jwt, "{secret: s, algorithms: [RS256]}", "RS256 takes a public key"),
+        (model.Jwt, f"{{secret: {'x' * 31}}}", "it has 31 bytes, and HS256 wants 32"),
+        (model.Jwt, f"{{secret: [{'x' * 64}, {'x' * 63}], algorithms: [HS256, HS512]}}", "63 bytes, and HS512 wants 64"),
         (model.Jwt, f"{{{ISSUER}, algorithms: none}}", "'none' is none of RS256"),
         (model.Jwt, f"{{{ISSUER}, groups: '{{claim.a}}-x'}}", "groups are a claim, and nothing beside it"),
         (model.Jwt, f"{{{ISSUER}, groups: roles}}", "write '{claim.roles}'"),
