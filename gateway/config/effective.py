@@ -85,6 +85,8 @@ class Route:
     origins: Mapping[str, Origin]  # "timeouts.idle" → where it was written; absent: built in
     per_branch: tuple[Route, ...] = ()
     """This route as each branch of its split has it, in their order, where their upstreams say different things."""
+    rate_limits: tuple[tuple[str, model.RateLimit], ...] = ()
+    """What `policies.rate_limit` means: (name, limit); one of the route's own bears the route's name."""
 
     @property
     def idle_written(self) -> bool:
@@ -115,6 +117,8 @@ class Config:
     files: tuple[str, ...]
     digest: str  # of all text that was read: 12 hex digits
     auth: Mapping[str, model.AuthPolicy] = field(default_factory=dict)
+    rate_limits: Mapping[str, model.RateLimit] = field(default_factory=dict)
+    stores: Mapping[str, model.Store] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
     test_places: tuple[Place, ...] = ()
     document: Callable[[], Mapping[str, object]] = dict

@@ -11,9 +11,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from gateway.config import ConfigError, effective, masking, model, written
-from gateway.config.addresses import looks_like_url
-from gateway.config.forms import is_off, listed, made_of
-from gateway.config.merge import Layer, Merger, Origins, merge
+from gateway.config.assembling import Assembling
+from gateway.config.forms import is_off, listed
 from gateway.config.nodes import Map, Seq, Text
 from gateway.config.report import Context
 from gateway.config.sources import Sources
@@ -55,6 +54,9 @@ class Parts:
 
     upstreams: dict[str, Entry] = field(default_factory=dict)
     profiles: dict[str, Entry] = field(default_factory=dict)
+    auth: dict[str, Entry] = field(default_factory=dict)
+    rate_limits: dict[str, Entry] = field(default_factory=dict)
+    stores: dict[str, Entry] = field(default_factory=dict)
     routes: list[Entry] = field(default_factory=list)
     tests: list[Entry] = field(default_factory=list)
     listeners: list[Entry] = field(default_factory=list)
@@ -64,6 +66,11 @@ class Parts:
         """The model of a section, or what it is when it is not written (or wrong)."""
         entry = self.sections.get(name)
         return default if entry is None or entry.values is None else entry.values
+
+
+def _models(entries: dict[str, Entry]) -> dict[str, Any]:
+    """Those that could be read."""
+    return {name: entry.values for name, entry in entries.items() if entry.values is not None}
 
 
 class Loading:
@@ -115,7 +122,7 @@ class Loading:
                     self.context.add(document, "", ("version",), "version: 1 is the only one")
             elif key == "include":
                 pass
-            elif key not in written.INCLUDABLE and not key.startswith("x-"):
+            elif key in written.Document.later or not _may_be_included(key):
                 self._unknown(document, key, written.Document.unknown(key))
         self._named(document, main=True)
 
@@ -136,10 +143,8 @@ class Loading:
 
     def _named(self, document: Map, *, main: bool) -> None:
         for key, value in document.items():
-            if key == "upstreams":
-                self._by_name(self.parts.upstreams, model.Upstream, value, document, key)
-            elif key == "profiles":
-                self._by_name(self.parts.profiles, written.Profile, value, document, key)
+            if key in _NAMED and key not in written.Document.later:
+                self._by_name(getattr(self.parts, key), _NAMED[key], value, document, key)
             elif key in ("routes", "tests"):
                 self._list(key, value)
             elif not main and not key.startswith("x-"):
@@ -191,7 +196,7 @@ class Loading:
         from gateway.config.check import check  # noqa: PLC0415 - check needs Parts
 
         parts = self.parts
-        assembling = _Assembling(parts, self.context)
+        assembling = Assembling(parts)
         upstreams, routes = assembling.upstreams(), assembling.routes()
         upstreams |= assembling.anonymous
         listeners = [self._listener(entry) for entry in parts.listeners if entry.values is not None]
@@ -206,14 +211,15 @@ class Loading:
             upstreams=upstreams,
             routes=tuple(route for entry, route in routes if not entry.in_doubt),
             tests=tuple(entry.values for entry in tests),
+            auth=_models(parts.auth),
+            rate_limits=_models(parts.rate_limits),
+            stores=_models(parts.stores),
             files=tuple(self.sources.files),
             digest=self.sources.digest,
             test_places=tuple(entry.raw.place for entry in tests),
         )
         check(config, parts, routes, self.context)
-        document = cache(
-            lambda: masking.document(config, parts.sections, parts.listeners, parts.tests)
-        )
+        document = cache(lambda: masking.document(config, parts))
         return replace(
             config,
             warnings=tuple(
@@ -239,8 +245,21 @@ _SECTIONS: dict[str, type[Model]] = {
 }
 
 
+_NAMED: dict[str, type[Model]] = {
+    "upstreams": model.Upstream,
+    "profiles": written.Profile,
+    "auth": model.AuthPolicy,
+    "rate_limits": model.RateLimit,
+    "stores": model.Store,
+}
+
+
+def _may_be_included(key: str) -> bool:
+    return key in written.INCLUDABLE or key.startswith("x-")
+
+
 def _not_included(key: str) -> str:
-    may = ", ".join(sorted(written.INCLUDABLE))
+    may = ", ".join(sorted(written.INCLUDABLE - written.Document.later))
     if key in written.Document.table():
         return f"{key} may stand in the main file only; an included file holds {may}"
     return written.Document.unknown(key)
@@ -263,175 +282,3 @@ def _in_order(problems: Iterable[effective.Problem], files: list[str]) -> list[e
         return number, place.file, place.line, place.column
 
     return sorted(dict.fromkeys(problems), key=key)
-
-
-class _Assembling:
-    """Layers of upstreams and routes, merged."""
-
-    def __init__(self, parts: Parts, context: Context) -> None:
-        self.parts = parts
-        self.context = context
-        self.anonymous: dict[str, effective.Upstream] = {}
-        self.defaults = self._layer("defaults", "defaults")
-        errors = parts.sections.get("errors")
-        base = model.Policies()
-        self.base_origins: tuple[tuple[str, Map], ...] = ()
-        if errors is not None and errors.values is not None:
-            base = model.Policies.model_construct(
-                {"errors"}, **{**base.__dict__, "errors": errors.values}
-            )
-            self.base_origins = (("errors", masking.below("errors", errors.raw)),)
-        self.merger = Merger(base)
-        self.upstream_base = made_of(model.Upstream, _UPSTREAM_DEFAULTS, set())
-        """What is built in, and `defaults` merged over it."""
-        if self.defaults is not None:
-            layer = self.defaults
-            self.upstream_base = merge(self.upstream_base, layer.values, layer.raw)
-        self.upstream_layers: dict[str, Layer] = {}
-        self.profile_layers: dict[str, Layer] = {
-            name: Layer(f"profile {name}", entry.values, entry.raw)
-            for name, entry in parts.profiles.items()
-            if entry.values is not None
-        }
-
-    def _layer(self, section: str, name: str) -> Layer | None:
-        entry = self.parts.sections.get(section)
-        if entry is None or entry.values is None or not isinstance(entry.raw, Map):
-            return None
-        return Layer(name, entry.values, entry.raw)
-
-    def upstreams(self) -> dict[str, effective.Upstream]:
-        """The named upstreams that could be read."""
-        made = {}
-        for name, entry in self.parts.upstreams.items():
-            if entry.values is None:
-                continue
-            raw = entry.raw if isinstance(entry.raw, Map) else masking.below("targets", entry.raw)
-            layer = Layer(f"upstream {name}", entry.values, raw)
-            self.upstream_layers[name] = layer
-            made[name] = self._upstream(name, layer, anonymous=False)
-        return made
-
-    def _upstream(self, name: str, own: Layer, *, anonymous: bool) -> effective.Upstream:
-        layers = [own] if self.defaults is None else [self.defaults, own]
-        settings = merge(self.upstream_base, own.values, own.raw)
-        health = settings.health
-        asks = health is None or health.path is not None or health.tcp
-        if not asks and "health" not in own.values.model_fields_set:
-            # `defaults` says how to check, and nobody what to ask for: nothing is checked.
-            settings = settings.replaced(health=None)
-        origins = Origins(tuple((layer.name, layer.raw) for layer in layers))
-        return effective.Upstream(name, anonymous, settings, origins)
-
-    def routes(self) -> list[tuple[Entry, effective.Route]]:
-        """The routes that could be read, with what was written."""
-        made = []
-        for entry in self.parts.routes:
-            if entry.values is not None:
-                route = self._route(entry)
-                if route is not None:
-                    made.append((entry, route))
-        return made
-
-    def _route(self, entry: Entry) -> effective.Route | None:
-        route: written.Route = entry.values
-        name = route.name or default_name(route)
-        answer = self._answer(entry, name)
-        if answer is None:
-            return None
-        branches = answer.branches if isinstance(answer, effective.Forward) else ()
-        policies, origins = self._merged(entry, branches[0].upstream if branches else None)
-        made = effective.Route(
-            name=name,
-            match=_match(route),
-            answer=answer,
-            policies=policies,
-            place=entry.raw.place,
-            origins=origins,
-        )
-        return replace(made, per_branch=self._per_branch(entry, made)) if branches[1:] else made
-
-    def _per_branch(self, entry: Entry, route: effective.Route) -> tuple[effective.Route, ...]:
-        """The route as each branch has it; empty where all have the same."""
-        assert isinstance(route.answer, effective.Forward)
-        made: dict[str, effective.Route] = {}
-        for name in (branch.upstream for branch in route.answer.branches):
-            if name not in made:
-                policies, origins = self._merged(entry, name)
-                made[name] = replace(route, policies=policies, origins=origins)
-        if all(_behave_alike(route, one) for one in made.values()):
-            return ()
-        return tuple(made[branch.upstream] for branch in route.answer.branches)
-
-    def _merged(self, entry: Entry, upstream: str | None) -> tuple[model.Policies, Origins]:
-        """What a route has of its layers where `upstream` is asked; None: nothing is forwarded."""
-        layers = self._layers(entry, upstream)
-        own = Layer("route", entry.values, entry.raw)
-        origins = (*self.base_origins, *((layer.name, layer.raw) for layer in (*layers, own)))
-        return self.merger.with_own(layers, own), Origins(origins)
-
-    def _layers(self, entry: Entry, upstream: str | None) -> tuple[Layer, ...]:
-        layers = [] if self.defaults is None else [self.defaults]
-        if upstream is not None and upstream in self.upstream_layers:
-            layers.append(self.upstream_layers[upstream])
-        for name in entry.values.use:
-            profile = self.profile_layers.get(name)
-            if profile is not None:
-                layers.append(profile)
-        return tuple(layers)
-
-    def _answer(
-        self, entry: Entry, name: str
-    ) -> effective.Forward | model.Static | model.Redirect | model.Respond | None:
-        route: written.Route = entry.values
-        given = [key for key in written.ANSWERS if getattr(route, key) is not None]
-        if len(given) != 1:
-            return None  # told by references
-        if given == ["to"]:
-            return self._forward(entry, name)
-        if route.split is not None:
-            return effective.Forward(route.split)
-        return route.static or route.redirect or route.respond
-
-    def _forward(self, entry: Entry, name: str) -> effective.Forward | None:
-        words = entry.values.to
-        raw = entry.raw["to"]
-        if len(words) == 1 and not isinstance(raw, Seq) and not looks_like_url(words[0]):
-            # An unknown name is told by references.
-            return effective.Forward((_whole(str(words[0])),))
-        # The URLs have been checked where the route was read.
-        targets = masking.below("targets", raw)
-        upstream = model.Upstream.model_validate(targets)
-        made = self._upstream(name, Layer("route", upstream, targets), anonymous=True)
-        self.anonymous[name] = made
-        return effective.Forward((_whole(name),))
-
-
-_UPSTREAM_DEFAULTS = {
-    name: info.get_default(call_default_factory=True)
-    for name, info in model.Upstream.model_fields.items()
-}
-
-
-def _behave_alike(one: effective.Route, other: effective.Route) -> bool:
-    """Whether nobody can tell two merges of a route apart. A written `idle` is not the same as one that is built in."""
-    return one.policies == other.policies and one.idle_written == other.idle_written
-
-
-def _whole(upstream: str) -> model.Branch:
-    """The one branch of `to:`."""
-    values = {"upstream": upstream, "weight": 1, "labels": {}, "sticky_by": None}
-    return made_of(model.Branch, values, {"upstream"})
-
-
-def _match(route: written.Route) -> model.Match:
-    names = model.Match.model_fields
-    values = {name: getattr(route, name) for name in names}
-    return made_of(model.Match, values, route.model_fields_set & names.keys())
-
-
-def default_name(route: written.Route) -> str:
-    """`HOST/PATH METHODS`, for a route without a name."""
-    path = route.path.text if route.path.text is not None else f"/{route.path.regex}"
-    name = ",".join(route.host) + path
-    return f"{name} {','.join(route.methods)}" if route.methods else name

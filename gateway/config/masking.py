@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gateway.config import written
 from gateway.config.forms import Model
+from gateway.config.limits import StoreUrl
 from gateway.config.merge import Origins
 from gateway.config.nodes import Map, Text, mapping
 from gateway.config.texts import Secret
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gateway.config import effective
-    from gateway.config.loading import Entry
+    from gateway.config.loading import Entry, Parts
 
 HIDDEN = "***"
 
@@ -28,21 +30,24 @@ def below(key: str, raw: Any) -> Map:
     return mapping({key: raw}, raw.source, raw.line, raw.column, {key: at})
 
 
-def document(
-    config: effective.Config,
-    sections: Mapping[str, Entry],
-    listeners: list[Entry],
-    tests: list[Entry],
-) -> dict[str, object]:
+def document(config: effective.Config, parts: Parts) -> dict[str, object]:
     """The whole configuration in full form."""
 
     def section(name: str, value: Model | None) -> object:
-        entry = sections.get(name)
+        entry = parts.sections.get(name)
         origins = Origins(((name, entry.raw),)) if entry is not None else None
         return _plain(value, origins, ())
 
-    own = [Origins((("listener", entry.raw),)) for entry in listeners if entry.values is not None]
-    return {
+    def named(entries: Mapping[str, Entry]) -> object:
+        return {
+            name: _plain(entry.values, Origins(((name, entry.raw),)), ())
+            for name, entry in entries.items()
+        }
+
+    own = [
+        Origins((("listener", entry.raw),)) for entry in parts.listeners if entry.values is not None
+    ]
+    whole = {
         "version": 1,
         "server": section("server", config.server),
         "listeners": [
@@ -52,14 +57,18 @@ def document(
         "admin": section("admin", config.admin),
         "observability": section("observability", config.observability),
         "errors": section("errors", config.errors),
+        "auth": named(parts.auth),
+        "rate_limits": named(parts.rate_limits),
+        "stores": named(parts.stores),
         "upstreams": {name: upstream(settings) for name, settings in config.upstreams.items()},
         "routes": [route(one) for one in config.routes],
         "tests": [
             _plain(entry.values, Origins((("tests", entry.raw),)), ())
-            for entry in tests
+            for entry in parts.tests
             if entry.values is not None
         ],
     }
+    return {key: value for key, value in whole.items() if key not in written.Document.later}
 
 
 def upstream(one: effective.Upstream) -> object:
@@ -111,8 +120,10 @@ def _plain(value: Any, origins: Origins | None, path: tuple[str | int, ...]) -> 
         return {key: _plain(item, origins, (*path, key)) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, origins, (*path, index)) for index, item in enumerate(value)]
-    if isinstance(value, Secret) or _from_file(origins, path):
+    if _from_file(origins, path):
         return HIDDEN
+    if isinstance(value, Secret):
+        return str(value) if isinstance(value, StoreUrl) else HIDDEN
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return str(value)

@@ -164,7 +164,6 @@ class Document(Model):
     tests: tuple[model.InlineTest, ...] = Field((), description="what `gateway check` tries")
 
 
-INCLUDABLE = (
-    frozenset({"upstreams", "auth", "rate_limits", "stores", "profiles", "routes", "tests"})
-    - later.DOCUMENT
+INCLUDABLE = frozenset(
+    {"upstreams", "auth", "rate_limits", "stores", "profiles", "routes", "tests"}
 )
