@@ -68,9 +68,7 @@ class Cors(Model):
 
     short = "origins"
 
-    origins: Annotated[tuple[Origin, ...], Field(min_length=1)] = Field(
-        description="texts, or {regex: …}"
-    )
+    origins: tuple[Origin, ...] = Field((), description="texts, or {regex: …}; at least one")
     methods: tuple[Method, ...] = Field(
         ("GET", "HEAD", "POST"), description="that pages may ask with"
     )

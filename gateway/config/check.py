@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from gateway.config import (
     effective,
+    entrance_rules,
     expectations,
     model,
     placeholders,
@@ -45,15 +46,20 @@ def check(config: effective.Config, parts: Parts, routes: Routes, context: Conte
     _error_pages(parts.sections.get("errors"), config.errors, context)
     _names_differ(routes, parts, context)
     once = Once(context)
-    upstreams = upstream_rules.Rules(routes, once, has_secret=_has_secret(config, parts))
+    has_secret = _has_secret(config, parts)
+    entrance_rules.check_named(parts, context, has_secret=has_secret)
+    entrance_rules.without_certificates(config, parts, context)
+    upstreams = upstream_rules.Rules(routes, once, has_secret=has_secret)
     for name, entry in parts.upstreams.items():
         if entry.values is not None:
             upstream_rules.check_named(name, entry, context)
             upstreams.check(entry, config.upstreams[name])
     policies = _Policies(config.server, once)
+    limits = entrance_rules.NamedLimits(parts, context)
     for entry, route in routes:
         _answer(entry, route, config, context)
         policies.check(entry, route)
+        limits.check(entry, route)
         own = config.upstreams.get(route.name)
         if own is not None and own.anonymous:
             upstreams.check(entry, own)
@@ -95,6 +101,7 @@ def _listeners(config: effective.Config, parts: Parts, context: Context) -> None
     admin = parts.sections.get("admin")
     for entry in entries:
         bind: model.Bind = entry.values.bind
+        entrance_rules.check_listener(entry, context)
         for other, first in taken:
             if _overlap(bind, other):
                 message = f"{bind} is taken by {other}, at {first.raw.place}"
@@ -297,14 +304,15 @@ class _Policies:
         known = placeholders.knows_who_asks(route, entry.left_out)
         paths: frozenset[str] | None = None
         keys: tuple[str | int, ...]
-        for keys, text in placeholders.texts(route):
-            for name in placeholders.names(text):
-                if paths is None and path_known:
-                    paths = placeholders.of_path(route.match.path)
-                found = placeholders.problem(name, paths, known=known)
-                if found is not None:
-                    self.add(entry, route, keys, found)
-        for keys, message in (*_rewrite_problems(route), *_header_problems(route)):
+        if path_known and any("{" in text for _, text in placeholders.texts(route)):
+            paths = placeholders.of_path(route.match.path)
+        found = (
+            *_placeholder_problems(route, paths, known=known),
+            *_rewrite_problems(route),
+            *_header_problems(route),
+            *entrance_rules.problems(route, path_known=path_known, client_known=known),
+        )
+        for keys, message in found:
             self.add(entry, route, keys, message)
         for one in route.variants().values():
             for keys, message in traffic_rules.problems(
@@ -313,13 +321,15 @@ class _Policies:
                 self.add(entry, one, keys, message)
         self.warnings(entry, route)
         for name in route.policies.upgrade:
-            found = upgrade_problem(name)
-            if found is not None:
-                self.add(entry, route, ("upgrade",), found)
+            wrong = upgrade_problem(name)
+            if wrong is not None:
+                self.add(entry, route, ("upgrade",), wrong)
         self.errors(entry, route)
 
     def warnings(self, entry: Entry, route: effective.Route) -> None:
         """What has no effect. What a route says for all branches of its split has one if it has one for any of them."""
+        for keys, message in entrance_rules.warnings(route):
+            self.once.add(entry, route.origins, keys, message, warning=True)
         found = [
             (one.origins, dict(traffic_rules.warnings(one, self.server)))
             for one in route.variants().values()
@@ -345,6 +355,16 @@ class _Policies:
     ) -> None:
         """Report at the place where the value is written."""
         self.once.add(entry, route.origins, keys, message)
+
+
+def _placeholder_problems(
+    route: effective.Route, paths: frozenset[str] | None, *, known: bool
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    for keys, text in placeholders.texts(route):
+        for name in placeholders.names(text):
+            found = placeholders.problem(name, paths, known=known)
+            if found is not None:
+                yield keys, found
 
 
 def _rewrite_problems(route: effective.Route) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -15,15 +15,12 @@ from gateway.config.report import Context
 from gateway.config.words import nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.config import effective, model
     from gateway.config.loading import Entry, Parts
 
-_LATER_REASONS = frozenset(
-    (
-        *("unauthenticated", "forbidden", "ip_denied", "rate_limited", "auth_unavailable"),
-        *("plugin_error", "invalid_request_schema"),
-    )
-)
+_LATER_REASONS = frozenset({"plugin_error", "invalid_request_schema"})
 """Words of the closed list for failures that are not built: such a test could never pass."""
 _NEEDS_OTHERS = (
     reasons.Overload,
@@ -31,8 +28,17 @@ _NEEDS_OTHERS = (
     reasons.ClientTimeout,
     reasons.ClientClosed,
     reasons.WebSocketTimeout,
+    reasons.RateLimited,
+    reasons.AuthUnavailable,
 )
 """Failures that take load, time, or somebody at the other end of a connection."""
+
+_ENTRANCE: dict[str, Callable[[model.Policies], object]] = {
+    reasons.Unauthenticated.reason: lambda policies: policies.auth,
+    reasons.Forbidden.reason: lambda policies: policies.allow or policies.csrf,
+    reasons.IpDenied.reason: lambda policies: policies.allow and policies.allow.of_address,
+}
+"""Refusals, and the policies that make them."""
 
 
 def check(entry: Entry, config: effective.Config, parts: Parts, context: Context) -> None:
@@ -50,6 +56,7 @@ def check(entry: Entry, config: effective.Config, parts: Parts, context: Context
     if expect.upstream is not None and expect.upstream not in upstreams:
         message = f"there is no upstream {expect.upstream!r}{nearest(expect.upstream, upstreams, upstreams)}"
         context.add(entry.raw, entry.path, ("expect", "upstream"), message)
+    _asked(entry, parts, context)
     if expect.reason is not None:
         message = _never_met(expect.reason, config, parts)
         if message:
@@ -58,6 +65,14 @@ def check(entry: Entry, config: effective.Config, parts: Parts, context: Context
     if expect.status is not None and forwarded:
         message = "a forwarded request has no status here: no upstream is asked"
         context.add(entry.raw, entry.path, ("expect", "status"), message)
+
+
+def _asked(entry: Entry, parts: Parts, context: Context) -> None:
+    """The policy that a test says has accepted the client."""
+    name = entry.values.request.auth if entry.values is not None else None
+    if name is not None and name not in parts.auth:
+        message = f"there is no auth policy {name!r}{nearest(name, parts.auth, parts.auth)}"
+        context.add(entry.raw, entry.path, ("request", "auth"), message)
 
 
 def _expected(entry: Entry) -> model.TestExpect | None:
@@ -81,9 +96,11 @@ def _never_met(word: str, config: effective.Config, parts: Parts) -> str:
             f"{word} can not be met by an inline test: it takes load, time or a connection, and nothing is sent "
             "here; expect route or upstream instead"
         )
-    unsure = any(entry.left_out or entry.values is None for entry in parts.routes)
-    injected = word == reasons.FaultInjected.reason
-    if injected and not unsure and not any(map(certain_abort, config.routes)):
+    if any(entry.left_out or entry.values is None for entry in parts.routes):
+        return ""
+    if word in _ENTRANCE and not any(_ENTRANCE[word](one.policies) for one in config.routes):
+        return f"{word} can not be expected: no route has what refuses so"
+    if word == reasons.FaultInjected.reason and not any(map(certain_abort, config.routes)):
         return (
             f"{word} can not be expected: no route has a fault.abort with percent: 100, and what meets "
             "another one is chance"

@@ -12,6 +12,7 @@ from gateway.config import written
 from gateway.config.addresses import looks_like_url
 from gateway.config.effective import Problem
 from gateway.config.forms import is_off, listed
+from gateway.config.limits import is_inline
 from gateway.config.nodes import Map, Seq, Text
 from gateway.config.words import nearest
 
@@ -22,9 +23,19 @@ if TYPE_CHECKING:
     from gateway.config.report import Context
 
 
+_KINDS = {
+    "upstream": "upstreams",
+    "profile": "profiles",
+    "auth policy": "auth",
+    "rate limit": "rate_limits",
+    "store": "stores",
+}
+"""What has a name, and the section that it stands in."""
+
+
 def check(parts: Parts, context: Context, listeners: Iterable[str]) -> None:
     """Every route's names, whether the route could be read or not; and names that nobody uses."""
-    used: dict[str, set[str]] = {"upstream": set(), "profile": set()}
+    used: dict[str, set[str]] = {kind: set() for kind in _KINDS}
     known_listeners = list(listeners)
     for entry in parts.routes:
         if not isinstance(entry.raw, Map):
@@ -34,6 +45,7 @@ def check(parts: Parts, context: Context, listeners: Iterable[str]) -> None:
             used["upstream"].add(name)
             _known(entry, context, "upstream", name, parts.upstreams, keys)
         _mirrors(entry, parts, context, used["upstream"])
+        _entrance(entry, parts, context, used)
         for name, keys in _texts(entry.raw, "use"):
             used["profile"].add(name)
             _known(entry, context, "profile", name, parts.profiles, keys)
@@ -44,14 +56,20 @@ def check(parts: Parts, context: Context, listeners: Iterable[str]) -> None:
     for layer in shared:
         if layer is not None and isinstance(layer.raw, Map):
             _mirrors(layer, parts, context, used["upstream"])
+            _entrance(layer, parts, context, used)
+    for entry in parts.rate_limits.values():
+        if isinstance(entry.raw, Map):
+            _store(entry, parts, context, entry.raw.get("store"), ("store",), used)
     _unused(parts, used, context)
 
 
 def _unused(parts: Parts, used: dict[str, set[str]], context: Context) -> None:
-    for kind, entries in (("upstream", parts.upstreams), ("profile", parts.profiles)):
+    for kind, section in _KINDS.items():
+        entries: dict[str, Entry] = getattr(parts, section)
         for name, entry in entries.items():
             if name not in used[kind]:
-                message = f"no route uses the {kind} {name}"
+                who = "limit" if kind == "store" else "route"
+                message = f"no {who} uses the {kind} {name}"
                 context.warnings.append(Problem(entry.key_place, entry.path, message))
 
 
@@ -95,6 +113,38 @@ def _mirrors(entry: Entry, parts: Parts, context: Context, used: set[str]) -> No
         context.add(entry.raw, entry.path, keys, message)
     else:
         _known(entry, context, "upstream", str(name), parts.upstreams, keys)
+
+
+def _entrance(entry: Entry, parts: Parts, context: Context, used: dict[str, set[str]]) -> None:
+    """Names of policies of `auth`, of limits, and of the stores of limits that have no name."""
+    raw, later = entry.raw, written.Route.later
+    if "auth" not in later:
+        for name, keys in _texts(raw, "auth"):
+            used["auth policy"].add(name)
+            _known(entry, context, "auth policy", name, parts.auth, keys)
+    if "rate_limit" in later:
+        return
+    value = raw.get("rate_limit")
+    for index, one in enumerate(listed(value) or ()):
+        keys = ("rate_limit", index) if isinstance(value, Seq) else ("rate_limit",)
+        if isinstance(one, Map):
+            _store(entry, parts, context, one.get("store"), (*keys, "store"), used)
+        elif isinstance(one, Text) and not is_off(one) and not is_inline(one):
+            used["rate limit"].add(str(one))
+            _known(entry, context, "rate limit", str(one), parts.rate_limits, keys)
+
+
+def _store(
+    entry: Entry,
+    parts: Parts,
+    context: Context,
+    name: Any,
+    keys: tuple[str | int, ...],
+    used: dict[str, set[str]],
+) -> None:
+    if isinstance(name, Text) and not is_off(name):
+        used["store"].add(str(name))
+        _known(entry, context, "store", str(name), parts.stores, keys)
 
 
 def _texts(raw: Map, key: str) -> Iterator[tuple[str, tuple[str | int, ...]]]:

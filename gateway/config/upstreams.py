@@ -364,6 +364,8 @@ class Upstream(Model):
         (
             *("body", "headers", "rewrite", "websocket", "upgrade", "access_log", "errors"),
             *("path", "methods", "when", "use", "priority", "mirror", "fault", "importance"),
+            *("auth", "allow", "rate_limit", "cors", "security_headers", "hsts", "csrf"),
+            "forward_credentials",
         ),
         "write it in the route",
     )

@@ -211,7 +211,6 @@ ISSUER = "issuer: 'https://i/'"
         (model.Cors, "app.example.com", "write https://app.example.com"),
         (model.Cors, "https://app.example.com/", "has no path: write https://app.example.com"),
         (model.Cors, "https://app.*.com", "write https://*.example.com"),
-        (model.Cors, "[]", "this list is empty"),
         (model.Cors, "{origins: {regex: '('}}", "this regular expression is wrong"),
         (model.SecurityHeaders, "harsh", "none of basic, strict"),
         (model.ListenerTls, "{certificates: []}", "this list is empty"),
