@@ -53,8 +53,8 @@ def kinds(kind: type[Model] = Model) -> Iterator[type[Model]]:
 def open_all(patch: pytest.MonkeyPatch) -> None:
     """Let every key through that has a model, though its feature is for later."""
     assert issubclass(written.Document, Model)  # all that a document holds is loaded
-    for kind in kinds():
-        closed = kind.later & {field.alias or name for name, field in kind.model_fields.items()}
+    for kind, later in [(kind, kind.later) for kind in kinds()]:
+        closed = later & {field.alias or name for name, field in kind.model_fields.items()}
         if closed:
-            patch.setattr(kind, "later", kind.later - closed)
+            patch.setattr(kind, "later", later - closed)
             patch.setattr(kind, "_readers", None)
