@@ -104,9 +104,7 @@ def _only(name: str, kinds: set[str]) -> str:
     return f"{{{name}}} is not known of a client: {known} may stand here"
 
 
-def limit_problems(
-    limit: model.RateLimit, paths: frozenset[str] | None, *, known: bool
-) -> Found:
+def limit_problems(limit: model.RateLimit, paths: frozenset[str] | None, *, known: bool) -> Found:
     """Names in a limit's texts that have no value where it counts."""
     for key, text in (("rate", limit.rate), ("key", limit.template), ("cost", limit.cost)):
         if not isinstance(text, str):

@@ -148,7 +148,9 @@ def test_a_split_sticks_to_a_client_that_is_known() -> None:
         f"{AUTH}upstreams: {{u: 'http://h'}}\nroutes: [{{path: /a, auth: [staff, sso], {split}}}]"
     )
     assert load_text(text).routes
-    assert "there is no `auth`" in one(f"upstreams: {{u: 'http://h'}}\nroutes: [{{path: /a, {split}}}]")
+    assert "there is no `auth`" in one(
+        f"upstreams: {{u: 'http://h'}}\nroutes: [{{path: /a, {split}}}]"
+    )
 
 
 def test_a_hash_of_the_client_is_checked_on_each_route() -> None:
