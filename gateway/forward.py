@@ -8,10 +8,11 @@ be sent so is awaited, in `tries`. Nothing here writes to the client.
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gateway import errors, headers
 from gateway.attempt import Attempt, failed, release
+from gateway.begun import Begun, Queued
 from gateway.config import effective
 from gateway.exchange import would_refuse
 from gateway.hedge import Hedge
@@ -24,7 +25,7 @@ from gateway.upstream.split import Split
 from gateway.withheld import Withheld
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable
 
     from gateway.client import Clients
     from gateway.exchange import Exchange, Reply
@@ -40,63 +41,6 @@ BACKOFF, BACKOFF_CAP = 0.025, 0.25
 _ROUTES_KNOWN = 16
 """Routes for which a client's connection remembers the fields that go on."""
 _random = Random().random  # noqa: S311 - spread, not secrecy
-
-
-class Begun:
-    """A first try whose request is written. Awaited, it is the answer, however many tries that takes."""
-
-    __slots__ = ("_exchange", "_forward", "_group", "_request", "_wire")
-
-    def __init__(
-        self,
-        forward: Forward,
-        exchange: Exchange,
-        group: Group,
-        request: Outbound,
-        wire: Wire,
-    ) -> None:
-        self._forward = forward
-        self._exchange = exchange
-        self._group = group
-        self._request = request
-        self._wire = wire
-
-    def call(self, arrived: Callable[[], None]) -> None:
-        """Call `arrived` once, when the answer's head, or a failure, has come."""
-        self._wire.on_answer = arrived
-
-    def at_hand(self) -> Reply | None:
-        """The answer, if it has arrived whole and nothing is left to decide; else None: it has to be awaited."""
-        waiting = self._wire._buffer
-        if not waiting:
-            return None
-        message, payload = waiting[0][0]
-        if (
-            not payload.is_eof()
-            or message.code < 200
-            or message.code in self._forward.again_on
-            or self._exchange.fault is not None
-        ):
-            return None
-        try:
-            reply = self._forward.attempt.judge(
-                self._exchange, self._wire, self._group.upstream, message, payload
-            )
-        except errors.GatewayError:
-            return None  # judged again, and maybe tried again, by whoever awaits it
-        waiting.popleft()
-        return reply
-
-    def fail(self, error: errors.GatewayError) -> None:
-        """End it: whoever awaits it is told `error`."""
-        if self._exchange.wire is self._wire:
-            self._wire.set_exception(error)
-
-    def __await__(self) -> Generator[Any, None, Reply]:
-        self._wire.on_answer = None
-        return self._forward.tries(
-            self._exchange, self._group, self._request, self._wire
-        ).__await__()
 
 
 class _Course:
@@ -126,7 +70,7 @@ class Forward:
         answer = route.answer
         assert isinstance(answer, effective.Forward)
         self._clients = clients
-        self._clock = build.clock
+        self.clock = build.clock
         self._split = Split(route.name, answer.branches, build.upstreams)
         self._rewrite = compile_rewrite(route, build.config.upstreams)
         self._rewrite_host = compile_host(route)
@@ -144,7 +88,8 @@ class Forward:
             )
             for trusted in (False, True)
         )
-        self._pool_wait = policies.timeouts.pool_wait
+        self.pool_wait = policies.timeouts.pool_wait
+        """Seconds that a request may wait for a connection; None: no limit."""
         # Branches may drop different fields.
         self._known_as = f"{route.name} {sorted(own)} {sorted(withheld.cookies)}"
         self._gathered = policies.buffer.request or 0
@@ -179,8 +124,11 @@ class Forward:
         if target.limit is not None and not _placed(exchange, target.limit):
             return self.tries(exchange, group, request)
         self._lease(exchange, target)
-        wire = target.connections.take(self._repeatable, exchange)
+        connections = target.connections
+        wire = connections.take(self._repeatable, exchange)
         if wire is None:
+            if connections.full:
+                return Queued(self, exchange, group, request, connections)
             return self.tries(exchange, group, request)
         self.attempt.write(exchange, wire, target, request)
         return Begun(self, exchange, group, request, wire)
@@ -210,7 +158,7 @@ class Forward:
 
         Raises errors.CircuitOpen.
         """
-        exchange.permit = breaker.admit(self._clock.now())
+        exchange.permit = breaker.admit(self.clock.now())
         if exchange.permit is None:
             if breaker.reports:
                 would_refuse(exchange, errors.CircuitOpen.reason)
@@ -249,7 +197,7 @@ class Forward:
             course.tried.append(target)
             spread = _random() * min(BACKOFF_CAP, BACKOFF * 2**course.extra)
             course.extra += 1
-            await self._clock.sleep(course.wait or spread)
+            await self.clock.sleep(course.wait or spread)
 
     async def _next(self, exchange: Exchange, group: Group, course: _Course) -> Target:
         """The target of the next try, leased. Raises errors.GatewayError: what the last try has failed of, if one has."""
@@ -322,7 +270,7 @@ class Forward:
             return False
         wait = retry.after(reply)
         deadline = exchange.deadline
-        if deadline is not None and self._clock.now() + wait >= deadline.due:
+        if deadline is not None and self.clock.now() + wait >= deadline.due:
             return False  # this answer is better than none in time
         course.again, course.fresh, course.error = str(reply.status), None, None
         course.wait = wait
@@ -341,7 +289,7 @@ class Forward:
         connections = target.connections
         wire = connections.take(self._repeatable, exchange) if fresh is None else None
         if wire is None:
-            wire = await connections.make(self._connect, self._pool_wait)
+            wire = await connections.make(self._connect, self.pool_wait)
         self.attempt.write(exchange, wire, target, request)
         return await self.attempt.head(exchange, wire, upstream)
 

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import errors, inbound, relay
 from gateway.attempt import release
+from gateway.begun import Begun
 from gateway.edge import ClientConnection
 from gateway.exchange import Exchange, Reply, give_up
-from gateway.forward import Begun, Forward
+from gateway.forward import Forward
 from gateway.incoming import END, KEEP, reset
 from gateway.outbound import server_timing, status_line
 from gateway.tunnel import Tunnels, tunnel
@@ -426,8 +427,11 @@ def _note(exchange: Exchange, error: errors.GatewayError) -> None:
 
 def _leave(exchange: Exchange) -> None:
     """Nobody is going to await its answer."""
-    if isinstance(exchange.answer, Coroutine):
-        exchange.answer.close()
+    answer: object = exchange.answer
+    if isinstance(answer, Coroutine):
+        answer.close()
+    elif isinstance(answer, Begun):
+        answer.leave()
 
 
 def _cut(exchange: Exchange) -> None:

@@ -37,8 +37,13 @@ class Connections:
         self.open = 0
         """Leased, resting and being made."""
         self.resting: list[Wire] = []
-        self.waiting: deque[asyncio.Future[Wire | None]] = deque()
+        self.waiting: deque[Turn] = deque()
         self.closed = False
+
+    @property
+    def full(self) -> bool:
+        """Whether whoever has no connection has to wait for one."""
+        return self.open >= self.limit
 
     def take(
         self, repeatable: Callable[[Any], bool] | None = None, request: object = None
@@ -122,6 +127,14 @@ class Connections:
         wire.due = now + self.patience.sure_for
         self.resting.append(wire)
 
+    def waited(self, since: float) -> None:
+        """A request has waited for its turn since then (monotonic seconds)."""
+        self._counts.waited(self._clock.now() - since)
+
+    def made_none(self) -> None:
+        """The room for a connection was not used."""
+        self._lost(None)
+
     def close(self) -> None:
         """End what rests now and what is leased when it is given back."""
         self.closed = True
@@ -146,7 +159,7 @@ class Connections:
                     self.give_back(handed)
             raise
         finally:
-            self._counts.waited(self._clock.now() - began)
+            self.waited(began)
             if timer is not None:
                 timer.cancel()
             if turn in self.waiting:
@@ -187,6 +200,14 @@ class Connections:
                 # Counted here: another could take the room before the one that waits is running.
                 self.open += 1
                 turn.set_result(None)
+
+
+class Turn(Protocol):
+    """Who waits for a connection: a future, or something that behaves as one."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, result: Wire | None) -> None: ...
 
 
 class Counts(Protocol):
