@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from gateway.config import answers, model, policies, upstreams, written
+from gateway.config import allow, answers, auth, limits, model, policies, upstreams, written
 from gateway.config.forms import Model
 from gateway.config.scalars import EXPANDED
 
@@ -63,6 +63,8 @@ class _Generator(GenerateJsonSchema):
             made.get("properties", {}).pop(key, None)
         if kind is answers.TestRequest:
             return _test_request(made)
+        if kind is auth.AuthPolicy:
+            made |= {"minProperties": 1, "maxProperties": 1}
         if kind is upstreams.Upstream:
             _targets_or_discover(made)
         forms = _short_forms(kind, made.get("properties", {}))
@@ -110,6 +112,13 @@ class _Generator(GenerateJsonSchema):
 def _short_forms(kind: type[Model], properties: dict[str, Any]) -> list[dict[str, Any]]:
     if kind is model.Bind:
         return [{"type": "string", "examples": ["127.0.0.1:8080", "unix:/run/gateway.sock"]}]
+    if kind is limits.RateLimit:
+        return [{"type": "string", "examples": ["100/s", "100/s per client_ip"]}]
+    if kind is auth.AuthPolicy:
+        return [{"const": "mtls"}]
+    if kind is allow.ClaimTest:
+        texts = {"type": ["string", "number", "boolean"]}
+        return [texts, {"type": "array", "items": dict(_TEXT), "minItems": 1}]
     if kind is answers.ValueTest:
         return [dict(_TEXT), {"type": "array", "items": dict(_TEXT), "minItems": 1}]
     if kind is policies.Body:

@@ -14,6 +14,7 @@ from gateway.config.forms import Model
 from gateway.config.nodes import Map, Seq, Source, compose
 from gateway.config.schema import schema
 from gateway.config.written import Document
+from tests.config.reading import open_all
 from tests.config.test_forms import PAIRS, SECTIONS
 from tests.config.test_upstreams import OF_ROUTES, OF_UPSTREAMS
 
@@ -158,3 +159,68 @@ def test_every_field_has_a_description() -> None:
     ]
     assert bare == []
     assert all(kind.__doc__ for kind in models)
+
+
+ENTRANCE = """
+listeners:
+  - bind: 0.0.0.0:8443
+    tls:
+      certificates: [{cert: a.crt, key: a.key}, b.pem]
+      min_version: "1.2"
+      client_ca: ca.pem
+      client_auth: optional
+      watch: true
+  - {bind: 0.0.0.0:9443, tls: a.pem}
+  - {bind: "unix:/run/gateway.sock", proxy_protocol: {from: [unix]}}
+auth:
+  staff:
+    jwt:
+      issuer: https://idp.example.com/
+      jwks: discover
+      audience: api
+      algorithms: [RS256, ES256]
+      leeway: 30s
+      require: [sub]
+      consumer: "{claim.sub}"
+      forward: {X-User: "{claim.sub}"}
+  partners: {api_key: {header: X-Api-Key, keys_file: keys.yaml}}
+  others: {api_key: keys.yaml}
+  legacy: {basic: {htpasswd: htpasswd}}
+  opaque: {introspection: {url: "https://i/", client_id: gw, client_secret: "${env:S}", cache: off}}
+  login: {oidc: {issuer: "https://i/", client_id: web, session: {cookie: gw, max_age: 8h}}}
+  sso: {forward_auth: {url: "http://a/", send: cookie, copy: [x-user], cache: 10s, on_error: deny}}
+  signed: {hmac: {header: X-S, secret: "${env:S}", scheme: standard-webhooks, tolerance: 5m}}
+  machines: {mtls: {consumer: "{tls.san_dns}"}}
+  more: mtls
+rate_limits:
+  fair: {rate: 100/s, burst: 200, key: client_ip, algorithm: gcra}
+  plan: {rate: "{claim.plan_rate|10/s}", key: consumer, store: redis}
+  short: 100/s per client_ip
+stores: {redis: {url: "redis://redis:6379/0", timeout: 20ms, on_error: local}, other: "redis://r"}
+profiles:
+  public: {cors: "https://a", security_headers: strict, hsts: 30d, csrf: on, rate_limit: fair}
+routes:
+  - path: /a
+    to: http://h
+    auth: [staff, partners]
+    allow: {scopes: a, claims: {role: admin, plan: [free, pro], x: {contains: y}, z: true, n: 3}, ip: [10.0.0.0/8]}
+    rate_limit: [fair, 100/s per consumer, {rate: 20/m, key: consumer, cost: 4}]
+    cors: {origins: ["https://a", {regex: "^https://b$"}], credentials: true, max_age: 10m}
+    security_headers: {preset: basic, set: {X-A: b}, remove: X-B}
+    hsts: {max_age: 365d, subdomains: on, preload: on}
+    forward_credentials: false
+  - {path: /b, to: "http://h", auth: off, allow: off, rate_limit: off, cors: off, hsts: off}
+tests:
+  - name: t
+    request: {get: "http://h/a", auth: staff, claims: {sub: a, scopes: [b]}, consumer: c}
+    expect: {route: a}
+"""
+
+
+def test_the_schema_takes_every_form_of_who_may_come_in_and_how_fast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    open_all(monkeypatch)
+    assert faults(ENTRANCE) == []
+    for wrong in ("auth: {a: {}}", "auth: {a: {hmac: {}}}", "rate_limits: {a: {rate: 5}}"):
+        assert faults(wrong) != [], wrong
