@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from gateway import errors, headers, relay, tasks
 from gateway.exchange import Exchange, Reply
+from gateway.middleware import answer_edits
 from gateway.middleware.deadline import TimeLeft
-from gateway.middleware.edit_headers import RequestEdits, ResponseEdits
+from gateway.middleware.edit_headers import RequestEdits
 from gateway.outbound import ResponseHead, status_line
 
 if TYPE_CHECKING:
@@ -48,14 +49,11 @@ class Attempt:
         self._upgrades = upgrades
         self._edits = RequestEdits.compile(policies.headers.request)
         self._left = TimeLeft.compile(policies.deadline, build.clock)
-        self._response_edits = ResponseEdits.compile(
-            policies.headers.response,
-            strip_prefix=policies.rewrite.strip_prefix or "",
-            add_prefix=policies.rewrite.add_prefix or "",
-        )
+        self._response_edits = answer_edits.compile_edits(policies)
         names = frozenset({clients.echoed} if clients.echoed else ())
         gone = self._response_edits.dropped if self._response_edits else frozenset()
-        self._table = headers.FieldTable(headers.RESPONSE, gone | names)
+        filled = self._response_edits.filled if self._response_edits else ()
+        self._table = headers.FieldTable(headers.RESPONSE, gone | names, filled=filled)
         self._first_byte = or_never(policies.timeouts.first_byte)
         retry = policies.retry
         self._per_try = math.inf if retry is None else or_never(retry.per_try)

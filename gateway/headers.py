@@ -77,7 +77,8 @@ class FieldTable(dict[bytes, "bytes | int"]):
     """From a field's name, as spelt on the wire, to its prepared `Name: `, or to the number of what to do with it.
 
     `special` maps lower-case names to numbers, `dropped` holds further lower-case names that must not pass. A name that
-    is no token maps to REJECT; one with an underscore is dropped or rejected if `underscores` says so.
+    is no token maps to REJECT; one with an underscore is dropped or rejected if `underscores` says so. `filled` are lines
+    that a head gets which has none of that (lower-case) name.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class FieldTable(dict[bytes, "bytes | int"]):
         dropped: frozenset[bytes] = frozenset(),
         underscores: str = "keep",
         cookies: frozenset[bytes] = frozenset(),
+        filled: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
         super().__init__()
         self.cookies = cookies
@@ -93,6 +95,7 @@ class FieldTable(dict[bytes, "bytes | int"]):
         self.special = special
         self.dropped = dropped
         self.underscores = underscores
+        self.filled = filled
 
     def __missing__(self, name: bytes) -> bytes | int:
         lower = name.lower()
@@ -133,6 +136,12 @@ def without_cookies(value: bytes, names: frozenset[bytes]) -> bytes:
     parts = value.split(b";")
     left = [part for part in parts if part.partition(b"=")[0].strip(b" \t") not in names]
     return value if len(left) == len(parts) else b";".join(left).strip(b" \t")
+
+
+def fill(lines: list[bytes], filled: tuple[tuple[bytes, bytes], ...]) -> None:
+    """Append those of `filled`, (lower-case name, line), whose names stand in none of `lines`."""
+    there = {line.partition(b":")[0].lower() for line in lines}
+    lines += [line for name, line in filled if name not in there]
 
 
 def without_named(lines: list[bytes], named: list[bytes]) -> list[bytes]:

@@ -104,7 +104,7 @@ def _walk(rehearsal: Rehearsal, exchange: Exchange) -> _Seen:
 def _reply(config: effective.Config, exchange: Exchange, route: effective.Route) -> Reply | None:
     """The route's own answer; None where an upstream would be asked. Raises errors.GatewayError."""
     from gateway.clock import Clock  # noqa: PLC0415 - the middlewares need asyncio, a router does not
-    from gateway.middleware import body_limit, fault  # noqa: PLC0415
+    from gateway.middleware import body_limit, cors, fault  # noqa: PLC0415
     from gateway.middleware.base import Build  # noqa: PLC0415
 
     unused: Any = None
@@ -113,7 +113,7 @@ def _reply(config: effective.Config, exchange: Exchange, route: effective.Route)
     abort = certain_abort(route)
     if abort is not None:  # any other share is chance, and a delay is only time
         handler = fault.aborting(abort, handler)
-    handler = body_limit.wrap(route, handler, build)
+    handler = cors.wrap(route, body_limit.wrap(route, handler, build), build)
     try:
         return _run(handler, exchange)
     finally:
@@ -123,7 +123,8 @@ def _reply(config: effective.Config, exchange: Exchange, route: effective.Route)
 
 def _handler(route: effective.Route, build: Build) -> Handler:
     from gateway.middleware import redirect, respond, static  # noqa: PLC0415
-    from gateway.middleware.edit_headers import ResponseEdits, edited  # noqa: PLC0415
+    from gateway.middleware.answer_edits import compile_edits  # noqa: PLC0415
+    from gateway.middleware.edit_headers import edited  # noqa: PLC0415
 
     answer = route.answer
     if isinstance(answer, effective.Forward):
@@ -134,7 +135,7 @@ def _handler(route: effective.Route, build: Build) -> Handler:
         handler = redirect.answer(answer, route, build)
     else:
         handler = respond.answer(answer, route, build)
-    return edited(handler, ResponseEdits.compile(route.policies.headers.response))
+    return edited(handler, compile_edits(route.policies))
 
 
 async def _nothing(_: Exchange) -> None:

@@ -152,6 +152,8 @@ class ResponseHead:
                 self._special(known, name, value)
         if self._named:
             self.lines = lines = headers.without_named(lines, self._named)
+        if table.filled and message.code >= 200:
+            headers.fill(lines, table.filled)
         if not headers.clean(b"".join(lines), len(lines)):
             raise errors.UpstreamBadResponse("a field has a control byte")
         if bodiless:

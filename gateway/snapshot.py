@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gateway.client import Clients
     from gateway.config import effective
     from gateway.exchange import Exchange, Finish, Handler, Reply
-    from gateway.middleware.edit_headers import ResponseEdits
+    from gateway.middleware.edit_headers import Edits
     from gateway.pages import Pages
     from gateway.routing.router import Router
 
@@ -36,7 +36,7 @@ class Route:
     """How its failures look."""
     gather: Callable[[Exchange, int], Awaitable[bytes]]
     """Has all of a body, up to so many bytes, before the request is forwarded: for who must see it to decide."""
-    edits: ResponseEdits | None
+    edits: Edits | None
     """What is changed in the head of every answer; a forwarded one has been edited when it was read."""
 
 

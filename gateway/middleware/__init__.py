@@ -9,6 +9,7 @@ from gateway.middleware import (
     allow,
     auth,
     body_limit,
+    cors,
     deadline,
     fault,
     metrics,
@@ -28,6 +29,7 @@ TIMED: tuple[Layer, ...] = (("timeout", timeout.wrap), ("deadline", deadline.wra
 ADMITTED: tuple[Layer, ...] = (
     ("body_limit", body_limit.wrap),
     ("addresses", allow.wrap_addresses),
+    ("cors", cors.wrap),
     ("auth", auth.wrap),
     ("allow", allow.wrap),
 )

@@ -8,7 +8,7 @@ configuration sets is never one that a client wrote.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from gateway.exchange import Reply
@@ -96,8 +96,25 @@ class RequestEdits:
         return b"".join(self._lines.render(exchange))
 
 
+class Edits(Protocol):
+    """What a route does to the heads of its answers."""
+
+    dropped: frozenset[bytes]
+    """Lower-case names of fields whose copies from the upstream do not pass."""
+    filled: tuple[tuple[bytes, bytes], ...]
+    """(lower-case name, line) of fields for heads that have none of that name."""
+
+    def add(self, exchange: Exchange, reply: Reply) -> None:
+        """Rewrite and append; for a reply that `dropped` names have not passed into and that has what is `filled`."""
+
+    def apply(self, exchange: Exchange, reply: Reply) -> None:
+        """All of it: for a reply that the gateway made itself."""
+
+
 class ResponseEdits:
-    """Edits of the head that goes to the client."""
+    """`headers.response`: edits of the head that goes to the client."""
+
+    filled: tuple[tuple[bytes, bytes], ...] = ()
 
     def __init__(
         self, edits: model.ResponseHeaderEdits, strip_prefix: str, add_prefix: str
@@ -168,7 +185,7 @@ class ResponseEdits:
         return "/." + path if path[1:2] in ("/", "\\") else path
 
 
-def edited(answer: Handler, edits: ResponseEdits | None) -> Handler:
+def edited(answer: Handler, edits: Edits | None) -> Handler:
     """`answer`, of a route that answers itself, with its edits applied."""
     if edits is None:
         return answer

@@ -23,7 +23,8 @@ from gateway.config.texts import Secret
 from gateway.fork import Fork
 from gateway.middleware import redirect, respond, static
 from gateway.middleware.base import Build
-from gateway.middleware.edit_headers import ResponseEdits, edited
+from gateway.middleware.answer_edits import compile_edits
+from gateway.middleware.edit_headers import edited
 from gateway.middleware.mirror import Mirrors
 from gateway.middleware.shed import Shedding
 from gateway.observe.accesslog import AccessLog
@@ -181,15 +182,6 @@ def _redirects(config: effective.Config) -> dict[str, Callable[[Exchange], Reply
     }
 
 
-def _edits(config: effective.Route) -> ResponseEdits | None:
-    rewrite = config.policies.rewrite
-    return ResponseEdits.compile(
-        config.policies.headers.response,
-        strip_prefix=rewrite.strip_prefix or "",
-        add_prefix=rewrite.add_prefix or "",
-    )
-
-
 def _around(
     layers: tuple[Layer, ...],
     config: effective.Route,
@@ -221,7 +213,7 @@ class _Compiler:
         build = replace(self._build, at_finish=[])
         kind, answer = self._answer(config, build)
         if kind != "forward":  # a forwarded head is edited when it is read
-            answer = edited(answer, _edits(config))
+            answer = edited(answer, compile_edits(config.policies))
         return self._wrapped(config, answer, kind, build, config)
 
     def unmatched(self) -> Route:
@@ -270,7 +262,7 @@ class _Compiler:
             config=shown,
             pages=self._pages_of(config.policies.errors),
             gather=Uploads(config.policies, build.config.server.limits, build.clock).gather,
-            edits=_edits(config),
+            edits=compile_edits(config.policies),
         )
 
     def _answer(self, config: effective.Route, build: Build) -> tuple[str, Handler]:
