@@ -32,8 +32,8 @@ class _Texts:
     def __init__(self, settings: model.Mtls) -> None:
         self.consumer = None if settings.consumer is None else _claims(settings.consumer)
         self.groups = settings.groups
-        self.forward: Mapping[str, str] = {
-            name: _claims(text) for name, text in settings.forward.items() if text is not None
+        self.forward: Mapping[str, str | None] = {
+            name: text and _claims(text) for name, text in settings.forward.items()
         }
 
 

@@ -266,7 +266,9 @@ class Signed:
         self._identity = describing.identity(name)
         # A webhook's signature is of use to the application, which may check it once more; ours is ours.
         own = settings.scheme == "request"
-        self.taken = Taken(frozenset({self._header.lower().encode("ascii")}) if own else frozenset())
+        self.taken = Taken(
+            frozenset({self._header.lower().encode("ascii")}) if own else frozenset()
+        )
 
     def authenticate(self, exchange: Exchange) -> Verdict:
         """Who has signed. Raises errors.Unauthenticated."""
@@ -310,7 +312,9 @@ class Signed:
             for offered in proof.offered:
                 good |= hmac.compare_digest(wanted, offered)
         if not good:
-            raise errors.Unauthenticated("the signature is not of this request", outcome="bad_signature")
+            raise errors.Unauthenticated(
+                "the signature is not of this request", outcome="bad_signature"
+            )
         # By the first secret's digest, so that one request with two good signatures counts once.
         if proof.at is not None and not self._seen.add(
             expected[0], proof.at + self._tolerance, self._now()

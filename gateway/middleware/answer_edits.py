@@ -59,7 +59,9 @@ class _Edits:
         if policies.cors is not None:
             if touched & FIELDS:
                 name = min(touched & FIELDS).decode("ascii")
-                raise ValueError(f"cors: headers.response has {name}, which cors writes: leave it out")
+                raise ValueError(
+                    f"cors: headers.response has {name}, which cors writes: leave it out"
+                )
             self._cors = Cors(policies.cors)
             self.dropped |= self._cors.dropped
 

@@ -34,9 +34,7 @@ FIELDS = frozenset(
 """Lower-case names of the fields that are the gateway's to write."""
 ANY = "*"
 _VARY = b"Vary: Origin\r\n"
-_VARY_PREFLIGHT = (
-    b"Vary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers\r\n"
-)
+_VARY_PREFLIGHT = b"Vary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers\r\n"
 _LABEL = "[a-z0-9_-]+"
 _MOST_ASKED = 4096
 """Characters of a list of field names that a preflight may ask for where `headers` allows any."""
@@ -145,9 +143,7 @@ def _names(asked: str) -> bytes:
     """The tokens that a preflight asks for; empty, if it asks for anything that is none."""
     if len(asked) > _MOST_ASKED:
         return b""
-    names = [
-        name.strip(" \t").encode("utf-8", "surrogateescape") for name in asked.split(",")
-    ]
+    names = [name.strip(" \t").encode("utf-8", "surrogateescape") for name in asked.split(",")]
     return b", ".join(names) if all(TOKEN.fullmatch(name) for name in names) else b""
 
 

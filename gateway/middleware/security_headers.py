@@ -73,7 +73,7 @@ class SecurityHeaders:
         lines = {name.lower().encode("ascii"): _line(name, value) for name, value in values.items()}
         self.filled = tuple((name, line) for name, line in lines.items() if name not in own)
         """(lower-case name, line) of fields for heads that have none of that name."""
-        self.dropped = frozenset()
+        self.dropped: frozenset[bytes] = frozenset()
         """Lower-case names of fields whose copies from the upstream do not pass."""
         if strict:
             replaced = frozenset(lines) - (_THE_APPLICATIONS - written)
@@ -101,7 +101,9 @@ def _values(settings: model.SecurityHeaders) -> Mapping[str, str]:
 def _line(name: str, value: str) -> bytes:
     constant = Template.compile(value, where="header").constant
     if constant is None:
-        raise ValueError(f"security_headers: the value of {name} is the same for all: no {{…}} in it")
+        raise ValueError(
+            f"security_headers: the value of {name} is the same for all: no {{…}} in it"
+        )
     told = constant.encode("utf-8", "surrogateescape")
     if any(byte in CONTROLS for byte in told):
         raise ValueError(f"security_headers: the value of {name} has a control character")

@@ -22,8 +22,8 @@ from gateway.config import effective, model
 from gateway.config.texts import Secret
 from gateway.fork import Fork
 from gateway.middleware import redirect, respond, static
-from gateway.middleware.base import Build
 from gateway.middleware.answer_edits import compile_edits
+from gateway.middleware.base import Build
 from gateway.middleware.edit_headers import edited
 from gateway.middleware.mirror import Mirrors
 from gateway.middleware.shed import Shedding
