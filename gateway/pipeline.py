@@ -53,6 +53,8 @@ def pipeline(
     if overload is not None and policies.importance in overload.shed:
         late = f"{duration(overload.loop_lag)} late for {duration(overload.for_)}"
         stages.append(("overload", f"503 while the event loop is {late}"))
+    if policies.cors is not None:
+        stages.append(("CORS preflight", _cors_words(policies.cors)))
     if policies.fault is not None:
         stages.append(("fault", ", ".join(_fault_words(policies.fault))))
     if isinstance(route.answer, effective.Forward):
@@ -62,6 +64,7 @@ def pipeline(
     edits = list(_edit_words(policies.headers.response))
     if policies.headers.response.rewrite_location:
         edits.append("Location made public")
+    edits += _browser_words(policies)
     stages.append(("response transform", ", ".join(edits) or "nothing"))
     stages.append(("metrics", f"counted as route {route.name}"))
     stages.append(("access log", "one line" if policies.access_log else "off"))
@@ -253,6 +256,21 @@ def _edit_words(edits: model.HeaderEdits) -> Iterator[str]:
     for verb, names in (("set", edits.set), ("add", edits.add), ("remove", edits.remove)):
         if names:
             yield f"{verb} {' '.join(names)}"
+
+
+def _cors_words(cors: model.Cors) -> str:
+    origins = ", ".join(one.text or f"regex {one.regex}" for one in cors.origins)
+    cookies = " with credentials" if cors.credentials else ""
+    return f"answered here: {' '.join(cors.methods)} from {origins}{cookies}"
+
+
+def _browser_words(policies: model.Policies) -> Iterator[str]:
+    if policies.security_headers is not None:
+        yield f"security headers {policies.security_headers.preset}"
+    if policies.hsts is not None:
+        yield f"HSTS for {duration(policies.hsts.max_age)} on https"
+    if policies.cors is not None:
+        yield "CORS fields"
 
 
 def _answer_words(answer: model.Static | model.Redirect | model.Respond) -> str:

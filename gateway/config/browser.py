@@ -6,15 +6,21 @@ The rules are those of `model.py`.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from gateway.config import placeholders
 from gateway.config.addresses import HeaderName, HeaderValue, Method
-from gateway.config.forms import Model
+from gateway.config.forms import Model, around
 from gateway.config.scalars import Duration, read_text, refuse
 from gateway.config.texts import Regex
+
+if TYPE_CHECKING:
+    from gateway.config.nodes import Map, Seq, Text
+
+_YEAR = 365 * 86400.0
 
 
 def _origin(value: object) -> str:
@@ -34,9 +40,11 @@ def _origin(value: object) -> str:
 
 
 def _check_host(word: str, host: str) -> None:
+    if not host.isascii():
+        raise refuse(f"{word}: browsers send the form with xn--: write that one")
     stars = host.count("*")
     if stars and (stars > 1 or not host.startswith("*.")):
-        raise refuse(f"{word}: a * stands for sub-domains, in front: write https://*.example.com")
+        raise refuse(f"{word}: a * stands for one label, in front: write https://*.example.com")
     try:
         parts = urlsplit("//" + host.removeprefix("*."))
         found, _ = parts.hostname, parts.port
@@ -51,14 +59,20 @@ class Origin(Model):
 
     short = "text"
 
-    text: Annotated[str, BeforeValidator(_origin)] | None = Field(
-        None, description="https://app.example.com, https://*.example.com, null, or * for all"
+    text: Annotated[str, BeforeValidator(_origin)] = Field(
+        "",
+        description="https://app.example.com, https://*.example.com (one label), null, or * for all",
     )
-    regex: Regex | None = Field(None, description="anchored as written")
+    regex: Regex | None = Field(None, description="of the whole origin, as browsers send it")
+
+    @classmethod
+    def full_form(cls, value: Text | Seq) -> Map:
+        """A text is an origin, `'null'` as well: nothing is switched off here."""
+        return around(value, {"text": value})
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if (self.text is None) == (self.regex is None):
+        if (self.text == "") == (self.regex is None):
             raise refuse(r"an origin is a text, or {regex: '^https://[a-z]+\.example\.com$'}")
         return self
 
@@ -77,6 +91,45 @@ class Cors(Model):
     credentials: bool = Field(False, description="whether cookies come along")
     max_age: Duration = Field(600.0, description="how long browsers may keep a preflight's answer")
 
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.credentials and any(one.text == "*" for one in self.origins):
+            raise refuse(
+                "credentials never go with origins: '*', for then any page could act as whoever "
+                "visits it: name the origins"
+            )
+        return self
+
+
+BASIC = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "strict-origin-when-cross-origin",
+    "X-Permitted-Cross-Domain-Policies": "none",
+}
+"""What no application should miss."""
+STRICT = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "X-Permitted-Cross-Domain-Policies": "none",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": (
+        "default-src 'self'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'; "
+        "object-src 'none'; upgrade-insecure-requests"
+    ),
+    "Permissions-Policy": (
+        "accelerometer=(), autoplay=(), camera=(), display-capture=(), encrypted-media=(), "
+        "fullscreen=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), midi=(), "
+        "payment=(), picture-in-picture=(), publickey-credentials-get=(), screen-wake-lock=(), "
+        "usb=(), web-share=(), xr-spatial-tracking=()"
+    ),
+}
+"""What an application that needs none of it can live with."""
+PRESETS = {"basic": BASIC, "strict": STRICT}
+
 
 class SecurityHeaders(Model):
     """Fields that tell browsers to be careful."""
@@ -89,12 +142,36 @@ class SecurityHeaders(Model):
     )
     remove: tuple[HeaderName, ...] = Field((), description="names that are not wanted of the set")
 
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        preset = PRESETS[self.preset]
+        known = {name.lower() for name in preset}
+        for name in self.remove:
+            if name.lower() not in known:
+                raise refuse(
+                    f"{self.preset} has no {name}, but {', '.join(preset)}; to take a field of the "
+                    "upstream away, write headers: {response: {remove: …}}"
+                )
+        for name, value in self.set.items():
+            for asked in placeholders.names(value):
+                raise refuse(f"{name} is the same in all answers: {{{asked}}} has no value here")
+        return self
+
 
 class Hsts(Model):
     """Browsers use https only, from now on (RFC 6797)."""
 
     short = "max_age"
 
-    max_age: Duration = Field(365 * 86400.0, description="for how long; 0s takes it back")
+    max_age: Duration = Field(_YEAR, description="for how long; 0s takes it back")
     subdomains: bool = Field(False, description="for sub-domains too")
     preload: bool = Field(False, description="that browsers may ship it")
+
+    @model_validator(mode="after")
+    def _accepted(self) -> Self:
+        if self.preload and not (self.subdomains and self.max_age >= _YEAR):
+            raise refuse(
+                "preload: the lists of browsers take a host with subdomains: true and a max_age of "
+                "365d or more only"
+            )
+        return self

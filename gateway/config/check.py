@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.config import (
+    browser_rules,
     effective,
     entrance_rules,
     expectations,
@@ -311,6 +312,7 @@ class _Policies:
             *_rewrite_problems(route),
             *_header_problems(route),
             *entrance_rules.problems(route, path_known=path_known, client_known=known),
+            *browser_rules.problems(route.policies),
         )
         for keys, message in found:
             self.add(entry, route, keys, message)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway import headers
-from gateway.middleware.cors import FIELDS, Cors
+from gateway.config.browser_rules import HSTS_FIELD
+from gateway.middleware.cors import Cors
 from gateway.middleware.edit_headers import ResponseEdits
 from gateway.middleware.security_headers import SecurityHeaders, hsts
 
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange, Reply
     from gateway.middleware.edit_headers import Edits
 
-_HSTS = b"strict-transport-security"
+_HSTS = HSTS_FIELD.encode("ascii")
 
 
 def compile_edits(policies: model.Policies) -> Edits | None:
-    """The edits of a route's answers, or None where there are none. Raises ValueError for what cannot be meant."""
+    """The edits of a route's answers, or None where there are none."""
     own = ResponseEdits.compile(
         policies.headers.response,
         strip_prefix=policies.rewrite.strip_prefix or "",
@@ -40,8 +41,8 @@ class _Edits:
 
     def __init__(self, policies: model.Policies, own: ResponseEdits | None) -> None:
         written = policies.headers.response
-        names = (*written.set, *written.add, *written.remove)
-        touched = frozenset(name.lower().encode("ascii") for name in names)
+        names = (*(name for name, value in written.set.items() if value is not None), *written.add)
+        touched = frozenset(name.lower().encode("ascii") for name in (*names, *written.remove))
         self._own = own
         self.dropped = own.dropped if own is not None else frozenset()
         self.filled: tuple[tuple[bytes, bytes], ...] = ()
@@ -52,16 +53,9 @@ class _Edits:
             self.filled = preset.filled
             self.dropped |= preset.dropped
         if policies.hsts is not None:
-            if _HSTS in touched:
-                raise ValueError("hsts: headers.response has Strict-Transport-Security, too")
             self._hsts = hsts(policies.hsts)
             self.dropped |= {_HSTS}
         if policies.cors is not None:
-            if touched & FIELDS:
-                name = min(touched & FIELDS).decode("ascii")
-                raise ValueError(
-                    f"cors: headers.response has {name}, which cors writes: leave it out"
-                )
             self._cors = Cors(policies.cors)
             self.dropped |= self._cors.dropped
 

@@ -16,6 +16,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gateway import errors
+from gateway.config.browser_rules import CORS_FIELDS
 from gateway.exchange import Reply
 from gateway.headers import TOKEN
 
@@ -26,18 +27,15 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange, Handler
     from gateway.middleware.base import Build
 
-FIELDS = frozenset(
-    b"access-control-allow-origin access-control-allow-credentials access-control-allow-methods"
-    b" access-control-allow-headers access-control-expose-headers access-control-max-age"
-    b" access-control-allow-private-network".split()
-)
-"""Lower-case names of the fields that are the gateway's to write."""
+FIELDS = frozenset(name.encode("ascii") for name in CORS_FIELDS)
 ANY = "*"
 _VARY = b"Vary: Origin\r\n"
 _VARY_PREFLIGHT = b"Vary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers\r\n"
 _LABEL = "[a-z0-9_-]+"
 _MOST_ASKED = 4096
 """Characters of a list of field names that a preflight may ask for where `headers` allows any."""
+_SENT = re.compile(r"[!-~]{1,512}")
+"""What a pattern is asked about: a client may write anything, and make it long."""
 _PORT = re.compile(r"(?:(http)|https)(://.*):(?(1)80|443)")
 
 
@@ -55,10 +53,8 @@ class Cors:
     """Lower-case names of fields whose copies from the upstream do not pass."""
 
     def __init__(self, settings: model.Cors) -> None:
-        """Raises ValueError for credentials with any origin."""
-        origins = [origin(one.text) for one in settings.origins if one.text is not None]
-        if settings.credentials and ANY in origins:
-            raise ValueError("cors: credentials never go with origins: '*': name the origins")
+        """With credentials `origins` never has a `*`: the model refuses it."""
+        origins = [origin(one.text) for one in settings.origins if one.text]
         self._credentials = settings.credentials
         self._expose = b""
         if settings.expose:
@@ -68,9 +64,9 @@ class Cors:
         self._known = {
             one: (*self._allowed(one.encode("ascii")), _VARY) for one in origins if ANY not in one
         }
-        patterns = [re.escape(one).replace(r"\*", _LABEL) for one in origins if "*." in one]
-        patterns += [f"(?:{one.regex})" for one in settings.origins if one.regex is not None]
-        self._pattern = re.compile("|".join(patterns)) if patterns else None
+        written = [re.escape(one).replace(r"\*", _LABEL) for one in origins if "*." in one]
+        written += [one.regex for one in settings.origins if one.regex is not None]
+        self._patterns = tuple(re.compile(one) for one in written)
         self._preflight = _Preflight(settings)
 
     def _allowed(self, value: bytes) -> tuple[bytes, ...]:
@@ -85,8 +81,10 @@ class Cors:
     def _of(self, asking: str) -> tuple[bytes, ...] | None:
         """The lines for a page of the origin `asking`; None: it is not allowed."""
         known = self._known.get(asking)
-        if known is None and self._pattern is not None and self._pattern.fullmatch(asking):
-            return (*self._allowed(asking.encode("ascii")), _VARY)
+        if known is None and self._patterns and _SENT.fullmatch(asking) and asking != "null":
+            for pattern in self._patterns:
+                if pattern.fullmatch(asking):
+                    return (*self._allowed(asking.encode("ascii")), _VARY)
         return known
 
     def lines(self, exchange: Exchange) -> tuple[bytes, ...]:
@@ -148,7 +146,7 @@ def _names(asked: str) -> bytes:
 
 
 def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:  # noqa: ARG001 - as every wrap
-    """Answer preflights; `forward` itself where the route has no `cors`. Raises ValueError as `Cors`."""
+    """Answer preflights; `forward` itself where the route has no `cors`."""
     settings = route.policies.cors
     if settings is None:
         return forward

@@ -126,13 +126,11 @@ LATER = {
     "admin": "write",
     "observability": "tracing",
     "defaults": (
-        "auth allow rate_limit cors security_headers hsts csrf compress cache validate slo plugins "
-        "forward_credentials"
+        "auth allow rate_limit csrf compress cache validate slo plugins forward_credentials"
     ),
-    "profiles.p": "auth allow rate_limit cors security_headers compress",
+    "profiles.p": "auth allow rate_limit compress",
     "routes.0": (
-        "auth allow rate_limit cors security_headers hsts csrf compress cache validate slo plugins "
-        "forward_credentials compose"
+        "auth allow rate_limit csrf compress cache validate slo plugins forward_credentials compose"
     ),
     "routes.0.websocket": "per_consumer max_message",
     "tests.0.request": "auth claims consumer",
