@@ -41,7 +41,7 @@ class Describing:
             for name, text in settings.forward.items()
             if text is not None
         ]
-        self.forwarded = frozenset(name.lower() for name, _ in self._lines)
+        self.forwarded = frozenset(name.lower().encode("ascii") for name in settings.forward)
         """Lower-case names of the fields that are written."""
 
     def identity(

@@ -258,7 +258,6 @@ class Signed:
         self._keys = tuple(self._scheme.key(secret.reveal()) for secret in settings.secret)
         self._tolerance = settings.tolerance
         self._most = settings.max_body
-        self._body = tools.body
         self._now = tools.clock.wall
         self._seen = Seen()
         describing = Describing(name, settings)
@@ -271,7 +270,7 @@ class Signed:
         )
 
     def authenticate(self, exchange: Exchange) -> Verdict:
-        """Who has signed. Raises errors.Unauthenticated."""
+        """Who has signed. Raises errors.Unauthenticated, errors.BodyTooLarge."""
         written = _one(exchange, self._header)
         if written is None:
             return None
@@ -283,10 +282,14 @@ class Signed:
             )
         if not exchange.has_body:
             return self._judge(proof, b"")
+        if exchange.length is not None and exchange.length > self._most:
+            raise errors.BodyTooLarge(
+                f"the body has {exchange.length} bytes, {self._most} are read for a signature"
+            )
         return self._with_body(exchange, proof)
 
     async def _with_body(self, exchange: Exchange, proof: Proof) -> Identity:
-        body = await self._body(exchange, self._most)
+        body = await exchange.route.gather(exchange, self._most)
         if len(body) <= _LARGE:
             return self._judge(proof, body)
         expected = await asyncio.to_thread(self._expected, proof, body)

@@ -20,8 +20,6 @@ from gateway.config.texts import Regex
 if TYPE_CHECKING:
     from gateway.config.nodes import Map, Seq, Text
 
-_YEAR = 365 * 86400.0
-
 
 def _origin(value: object) -> str:
     word = read_text(value, "an origin such as https://app.example.com")
@@ -91,15 +89,6 @@ class Cors(Model):
     credentials: bool = Field(False, description="whether cookies come along")
     max_age: Duration = Field(600.0, description="how long browsers may keep a preflight's answer")
 
-    @model_validator(mode="after")
-    def _named(self) -> Self:
-        if self.credentials and any(one.text == "*" for one in self.origins):
-            raise refuse(
-                "credentials never go with origins: '*', for then any page could act as whoever "
-                "visits it: name the origins"
-            )
-        return self
-
 
 BASIC = {
     "X-Content-Type-Options": "nosniff",
@@ -163,15 +152,6 @@ class Hsts(Model):
 
     short = "max_age"
 
-    max_age: Duration = Field(_YEAR, description="for how long; 0s takes it back")
+    max_age: Duration = Field(365 * 86400.0, description="for how long; 0s takes it back")
     subdomains: bool = Field(False, description="for sub-domains too")
     preload: bool = Field(False, description="that browsers may ship it")
-
-    @model_validator(mode="after")
-    def _accepted(self) -> Self:
-        if self.preload and not (self.subdomains and self.max_age >= _YEAR):
-            raise refuse(
-                "preload: the lists of browsers take a host with subdomains: true and a max_age of "
-                "365d or more only"
-            )
-        return self
