@@ -27,16 +27,8 @@ CORS_FIELDS = frozenset(
 HSTS_FIELD = "strict-transport-security"
 
 
-_YEAR = 365 * 86400.0
-
-
-def problems(policies: model.Policies) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def problems(policies: model.Policies) -> Iterator[tuple[tuple[str, ...], str]]:
     """What cannot be."""
-    yield from _cors(policies.cors)
-    hsts = policies.hsts
-    if hsts is not None and hsts.preload and (not hsts.subdomains or hsts.max_age < _YEAR):
-        message = "browsers preload only what has subdomains: on and a max_age of 365d or more"
-        yield ("hsts", "preload"), message
     taken = dict.fromkeys(CORS_FIELDS, "cors") if policies.cors is not None else {}
     if policies.hsts is not None:
         taken[HSTS_FIELD] = "hsts"
@@ -51,13 +43,3 @@ def problems(policies: model.Policies) -> Iterator[tuple[tuple[str | int, ...], 
                     ("headers", "response", key, name),
                     f"{name} is what {policy} writes: leave it out",
                 )
-
-
-def _cors(cors: model.Cors | None) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    if cors is not None and not cors.origins:
-        message = "origins is missing: write one such as https://app.example.com, or cors: off"
-        yield ("cors",), message
-    for index, origin in enumerate(cors.origins if cors is not None and cors.credentials else ()):
-        if origin.text == "*":
-            message = "* with credentials would let every page on the web act for your users: name the origins"
-            yield ("cors", "origins", index), message

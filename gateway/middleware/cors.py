@@ -109,7 +109,7 @@ class Cors:
 class _Preflight:
     """What a preflight is told beside the origin: the same for each that is allowed.
 
-    Where anything is allowed, what is asked for is repeated: with credentials, browsers take a `*` by its letter.
+    Where anything is allowed, what is asked for is repeated: a `*` would leave `Authorization` out.
     """
 
     def __init__(self, settings: model.Cors) -> None:

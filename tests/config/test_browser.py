@@ -39,6 +39,7 @@ def test_off_takes_an_inherited_one_away() -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("cors: {origins: https://a.test, headers: '*', credentials: true}", "list headers"),
         ("cors: {origins: '*', credentials: true}", "let every page on the web act for your users"),
         ("cors: app.example.com", "write https://app.example.com"),
         ("cors: https://app.example.com/", "which has no path"),
