@@ -13,6 +13,7 @@ import contextlib
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -229,6 +230,13 @@ class Load:
 
     def __repr__(self) -> str:
         return f"<Load: {self.sent} sent, {dict(self.counts)}>"
+
+
+def peak(outcomes: Sequence[Outcome]) -> int:
+    """How many of these requests were under way at once, at most."""
+    turns = [(outcome.began, 1) for outcome in outcomes]
+    turns += [(outcome.began + outcome.took, -1) for outcome in outcomes]
+    return max(accumulate(step for _, step in sorted(turns)), default=0)
 
 
 def quantile(outcomes: Sequence[Outcome], share: float) -> float:

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 async def test_retries_do_not_make_a_brown_out_worse(fleet: Fleet) -> None:
     """With every answer ten times slower than usual and `per_try` between, upstreams see at most 1.2 times what is asked."""
     origins = await fleet.origins("raw", "raw", "raw")
-    retry = {"max": 3, "per_try": "200ms", "on": ["connect", "first_byte"], "budget": "20%"}
+    retry = {"max": 3, "per_try": "1s", "on": ["connect", "first_byte"], "budget": "20%"}
     gateway = await fleet.gateway(before(origins, upstream={"retry": retry}))
     for origin in origins:
-        await origin.tell("delay 0.04")
+        await origin.tell("delay 0.2")
     async with Load(gateway.address) as load:
         load.at(80)
         await asyncio.sleep(1.5)
-        for origin in origins:
-            await origin.tell("delay 0.4")
         slow_from = asyncio.get_running_loop().time()
+        for origin in origins:
+            await origin.tell("delay 2")
         await asyncio.sleep(3.5)
         for origin in origins:
-            await origin.tell("delay 0.04")
+            await origin.tell("delay 0.2")
         await load.settle()
         asked = len(load.outcomes)
         arrived = sum(len(origin.asked()) for origin in origins)

@@ -46,9 +46,15 @@ async def test_addresses_that_change_are_followed_and_the_last_good_ones_are_kep
             load.at(RATE, [ask.to("/wait/20") for ask in MIX])
             await asyncio.sleep(1.5)
             assert {outcome.origin for outcome in load.outcomes} == {old.name, both.name}
-            names.records[NAME] = [both.host, new.host]
-            await asyncio.sleep(2)
             loop = asyncio.get_running_loop()
+            seen = len(gateway.events("targets_changed"))
+            names.records[NAME] = [both.host, new.host]
+            changed = loop.time()
+            await eventually(
+                lambda: len(gateway.events("targets_changed")) > seen, "other targets are found"
+            )
+            assert loop.time() - changed < 4
+            await asyncio.sleep(0.5)  # what was on its way to the old one is answered
             moved = loop.time()
             await old.stop()  # nobody asks it any more
             names.silent = True

@@ -59,8 +59,8 @@ async def test_a_client_that_does_not_wait_for_its_reply_leaves_nothing_behind(
     """The upstream of a client that has left is let go at once, and the others notice nothing."""
     (origin,) = await fleet.origins("raw")
     gateway = await fleet.gateway(before([origin]))
-    await origin.tell("delay 2")
-    async with Load(gateway.address, patience=0.5) as leaving:
+    await origin.tell("delay 8")
+    async with Load(gateway.address, patience=2) as leaving:
         await leaving.burst(20, [GET, POST])
     assert leaving.counts == {"late": 20}
     await origin.tell("delay 0")
