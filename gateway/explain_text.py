@@ -111,7 +111,7 @@ def _answer(answer: dict[str, Any]) -> Iterator[str]:
             yield f"split: {which} gets {branch['share'] * 100:.4g}%"
         if "sticky_by" in answer:
             yield f"split: the same {answer['sticky_by']} always goes the same way"
-    elif kind in ("static", "redirect", "respond"):
+    elif kind in ("static", "redirect", "respond", "sign_in"):
         yield kind
         yield from _aligned((key, str(value)) for key, value in answer[kind].items() if value)
 

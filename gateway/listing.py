@@ -57,6 +57,8 @@ def answer(route: effective.Route) -> str:
             total = sum(branch.weight for branch in found.branches)
             shares = (f"{b.upstream} {b.weight}/{total}" for b in found.branches)
             return f"split {', '.join(shares)}"
+        case effective.SignIn():
+            return str(found)
         case model.Static():
             return f"static {found.root}"
         case model.Redirect():

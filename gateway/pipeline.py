@@ -273,9 +273,11 @@ def _browser_words(policies: model.Policies) -> Iterator[str]:
         yield "CORS fields"
 
 
-def _answer_words(answer: model.Static | model.Redirect | model.Respond) -> str:
+def _answer_words(answer: effective.SignIn | model.Static | model.Redirect | model.Respond) -> str:
     if isinstance(answer, model.Static):
         return f"files below {answer.root}"
+    if isinstance(answer, effective.SignIn):
+        return str(answer)
     if isinstance(answer, model.Redirect):
         return f"redirect {answer.status}"
     return f"respond {answer.status}"

@@ -88,6 +88,10 @@ class Assembling:
                     made.append((entry, route))
         return made
 
+    def unwritten(self) -> model.Policies:
+        """The policies of a route that says nothing itself."""
+        return self.merger.policies(() if self.defaults is None else (self.defaults,))
+
     def _route(self, entry: Entry) -> effective.Route | None:
         route: written.Route = entry.values
         name = route.name or default_name(route)

@@ -7,7 +7,7 @@ Each effective value knows where it was written (`origins`), so that `explain` a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,7 +68,18 @@ class Forward:
     branches: tuple[model.Branch, ...]
 
 
-Answer = "Forward | model.Static | model.Redirect | model.Respond"
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """Where a login at a provider comes back to, or where it ends: nobody has written such a route."""
+
+    policy: str
+    does: Literal["callback", "logout"]
+
+    def __str__(self) -> str:
+        return f"{self.does} of auth.{self.policy}"
+
+
+Answer = "Forward | SignIn | model.Static | model.Redirect | model.Respond"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +90,7 @@ class Route:
 
     name: str
     match: model.Match
-    answer: Forward | model.Static | model.Redirect | model.Respond
+    answer: Forward | SignIn | model.Static | model.Redirect | model.Respond
     policies: model.Policies
     place: Place
     origins: Mapping[str, Origin]  # "timeouts.idle" → where it was written; absent: built in

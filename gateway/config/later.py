@@ -8,7 +8,6 @@ from __future__ import annotations
 
 DOCUMENT = frozenset(
     (
-        "auth",
         "rate_limits",
         "stores",
         "plugins",
@@ -18,10 +17,8 @@ DOCUMENT = frozenset(
 
 POLICIES = frozenset(
     (
-        "auth",
         "allow",
         "rate_limit",
-        "csrf",
         "forward_credentials",
         "compress",
         "cache",
@@ -38,8 +35,6 @@ METHODS = frozenset(
         "api_key",
         "basic",
         "introspection",
-        "oidc",
-        "forward_auth",
         "hmac",
         "mtls",
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from gateway.config import ConfigError, effective, masking, model, written
+from gateway.config import ConfigError, effective, masking, model, sign_in, written
 from gateway.config.assembling import Assembling
 from gateway.config.forms import is_off, listed
 from gateway.config.nodes import Map, Seq, Text
@@ -202,6 +202,9 @@ class Loading:
         listeners = [self._listener(entry) for entry in parts.listeners if entry.values is not None]
         admin_off = "admin" in parts.sections and parts.sections["admin"].values is None
         tests = [entry for entry in parts.tests if entry.values is not None]
+        known = [route for entry, route in routes if not entry.in_doubt]
+        places = {name: entry.key_place for name, entry in parts.auth.items()}
+        known += sign_in.routes(_models(parts.auth), places, known, assembling.unwritten())
         config = effective.Config(
             server=parts.section("server", model.Server()),
             listeners=tuple(listeners) or (_default_listener(),),
@@ -209,7 +212,7 @@ class Loading:
             observability=parts.section("observability", model.Observability()),
             errors=parts.section("errors", model.Errors()),
             upstreams=upstreams,
-            routes=tuple(route for entry, route in routes if not entry.in_doubt),
+            routes=tuple(known),
             tests=tuple(entry.values for entry in tests),
             auth=_models(parts.auth),
             rate_limits=_models(parts.rate_limits),

@@ -32,6 +32,7 @@ def below(key: str, raw: Any) -> Map:
 
 def document(config: effective.Config, parts: Parts) -> dict[str, object]:
     """The whole configuration in full form."""
+    from gateway.config.effective import SignIn  # noqa: PLC0415 - types only elsewhere
 
     def section(name: str, value: Model | None) -> object:
         entry = parts.sections.get(name)
@@ -61,7 +62,7 @@ def document(config: effective.Config, parts: Parts) -> dict[str, object]:
         "rate_limits": named(parts.rate_limits),
         "stores": named(parts.stores),
         "upstreams": {name: upstream(settings) for name, settings in config.upstreams.items()},
-        "routes": [route(one) for one in config.routes],
+        "routes": [route(one) for one in config.routes if not isinstance(one.answer, SignIn)],
         "tests": [
             _plain(entry.values, Origins((("tests", entry.raw),)), ())
             for entry in parts.tests

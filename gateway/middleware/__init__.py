@@ -10,6 +10,7 @@ from gateway.middleware import (
     auth,
     body_limit,
     cors,
+    csrf,
     deadline,
     fault,
     metrics,
@@ -31,6 +32,7 @@ ADMITTED: tuple[Layer, ...] = (
     ("addresses", allow.wrap_addresses),
     ("cors", cors.wrap),
     ("auth", auth.wrap),
+    ("csrf", csrf.wrap),
     ("allow", allow.wrap),
 )
 """Who may come in. What needs no credentials comes before what does, and what is cheap before what is dear."""

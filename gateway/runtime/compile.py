@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.auth import Authenticator
+    from gateway.auth.oidc import Oidc
     from gateway.clock import Clock
     from gateway.exchange import Exchange, Finish, Handler, Reply
     from gateway.middleware.base import Layer
@@ -271,6 +272,9 @@ class _Compiler:
                 return "forward", Fork(config, build, self._clients)
             case effective.Forward():
                 return "forward", Forward(config, build, self._clients)
+            case effective.SignIn(policy, does):
+                login = cast("Oidc", build.authenticators[policy])
+                return "sign_in", login.callback if does == "callback" else login.logout
             case model.Static():
                 return "static", static.answer(config.answer, config, build)
             case model.Redirect():

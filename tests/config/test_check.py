@@ -120,17 +120,17 @@ def test_places_that_differ_are_free() -> None:
 
 
 LATER = {
-    "": "auth rate_limits stores plugins",
+    "": "rate_limits stores plugins",
     "server": "reload",
     "listeners.0": "tls proxy_protocol",
     "admin": "write",
     "observability": "tracing",
     "defaults": (
-        "auth allow rate_limit csrf compress cache validate slo plugins forward_credentials"
+        "allow rate_limit compress cache validate slo plugins forward_credentials"
     ),
-    "profiles.p": "auth allow rate_limit compress",
+    "profiles.p": "allow rate_limit compress",
     "routes.0": (
-        "auth allow rate_limit csrf compress cache validate slo plugins forward_credentials compose"
+        "allow rate_limit compress cache validate slo plugins forward_credentials compose"
     ),
     "routes.0.websocket": "per_consumer max_message",
     "tests.0.request": "auth claims consumer",
