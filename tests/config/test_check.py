@@ -125,9 +125,7 @@ LATER = {
     "listeners.0": "tls proxy_protocol",
     "admin": "write",
     "observability": "tracing",
-    "defaults": (
-        "allow rate_limit compress cache validate slo plugins forward_credentials"
-    ),
+    "defaults": ("allow rate_limit compress cache validate slo plugins forward_credentials"),
     "profiles.p": "allow rate_limit compress",
     "routes.0": (
         "allow rate_limit compress cache validate slo plugins forward_credentials compose"

@@ -175,17 +175,18 @@ def test_an_included_file_holds_only_what_can_be_shared(tmp_path: Path) -> None:
     main = write(
         tmp_path,
         main="include: a.yaml\n" + ROUTE,
-        a="server: {}\ninclude: b.yaml\nauth: {}\nrouts: []\ndefaults: {}\n",
+        a="server: {}\ninclude: b.yaml\nplugins: {}\nrouts: []\ndefaults: {}\n",
     )
     with pytest.raises(ConfigError) as raised:
         load(main)
     lines = [line.split("a.yaml:")[1] for line in str(raised.value).splitlines()]
     may = (
-        "may stand in the main file only; an included file holds profiles, routes, tests, upstreams"
+        "may stand in the main file only; an included file holds auth, profiles, routes, tests, "
+        "upstreams"
     )
     assert lines[0] == f"1:1: server: server {may}"
     assert lines[1] == f"2:1: include: include {may}"
-    assert lines[2] == "3:1: auth: auth is not supported yet"
+    assert lines[2] == "3:1: plugins: plugins is not supported yet"
     assert "did you mean routes?" in lines[3]
     assert lines[4] == f"5:1: defaults: defaults {may}"
 
