@@ -96,7 +96,6 @@ async def test_what_it_says_is_who_that_is(
     client = await raw(running)
     assert (await client.ask(get(b"/app/"))).status == 200
     assert up.only.get("x-who") == b"ann!"
-    assert (await running.log())[0]["consumer"] == "ann"
     assert running.metric("gateway_auth_decisions_total", policy="sso", outcome="ok") == 1
 
 
