@@ -108,7 +108,7 @@ def _reply(config: effective.Config, exchange: Exchange, route: effective.Route)
     from gateway.middleware.base import Build  # noqa: PLC0415
 
     unused: Any = None
-    build = Build(config, Clock(), unused, None, {}, unused, unused, {})
+    build = Build(config, Clock(), unused, None, {}, unused, unused, {}, unused)
     handler = _handler(route, build)
     abort = certain_abort(route)
     if abort is not None:  # any other share is chance, and a delay is only time

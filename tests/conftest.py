@@ -21,6 +21,7 @@ from hypothesis import settings
 
 from tests.kit import raw as raw_kit
 from tests.kit.origin import OK, Origin
+from tests.kit.redis import RedisServer
 from tests.kit.running import Running, document
 from tests.kit.wire import PATIENCE
 
@@ -226,3 +227,12 @@ def gateway(_world: _World) -> MakeGateway:
     given by name.
     """
     return _world.gateway
+
+
+@pytest_asyncio.fixture
+async def redis(tmp_path: Path) -> AsyncIterator[RedisServer]:
+    """A real redis-server that answers; see tests/kit/redis.py."""
+    server = RedisServer(tmp_path)
+    await server.start()
+    yield server
+    server.end()

@@ -6,19 +6,12 @@ shows it, though its model is there. Whoever makes a feature work takes its line
 
 from __future__ import annotations
 
-DOCUMENT = frozenset(
-    (
-        "rate_limits",
-        "stores",
-        "plugins",
-    )
-)
+DOCUMENT = frozenset(("plugins",))
 """Of the top level, of included files too."""
 
 POLICIES = frozenset(
     (
         "allow",
-        "rate_limit",
         "forward_credentials",
         "compress",
         "cache",

@@ -15,6 +15,7 @@ from gateway.middleware import (
     fault,
     metrics,
     mirror,
+    rate_limit,
     shed,
     timeout,
 )
@@ -31,9 +32,11 @@ ADMITTED: tuple[Layer, ...] = (
     ("body_limit", body_limit.wrap),
     ("addresses", allow.wrap_addresses),
     ("cors", cors.wrap),
+    ("rate_limit", rate_limit.by_address),
     ("auth", auth.wrap),
     ("csrf", csrf.wrap),
     ("allow", allow.wrap),
+    ("rate_limit", rate_limit.by_identity),
 )
 """Who may come in. What needs no credentials comes before what does, and what is cheap before what is dear."""
 GUARDED: tuple[Layer, ...] = (("fault", fault.wrap), ("mirror", mirror.wrap))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
     from gateway.config import effective
     from gateway.exchange import Finish, Handler
+    from gateway.limits.stores import Stores
     from gateway.middleware.mirror import Mirrors
     from gateway.middleware.shed import Shedding
     from gateway.observe.accesslog import AccessLog
@@ -44,5 +45,6 @@ class Build:
     mirrors: Mirrors
     authenticators: Mapping[str, Authenticator]
     """By name of the policy under `auth:`."""
+    limits: Stores
     at_finish: list[Finish] = field(default_factory=list)
     """Callbacks of the route under compilation, called once when an exchange has ended."""

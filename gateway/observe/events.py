@@ -42,6 +42,8 @@ Kind = Literal[
     "shed_off",
     "auth_file_failed",
     "auth_file_reloaded",
+    "store_failed",
+    "store_recovered",
 ]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -52,6 +54,7 @@ _BAD = frozenset(
     (
         *("target_down", "ejected", "circuit_opened", "discovery_failed", "panic_on", "shed_on"),
         "auth_file_failed",
+        "store_failed",
         "jwks_failed",
     )
 )

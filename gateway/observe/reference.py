@@ -286,6 +286,8 @@ EVENT_HELP = {
     "auth_file_failed": "A file of keys or passwords can not be read, or is wrong: what it held before "
     "counts on, so a key that was taken out of it since still lets in.",
     "auth_file_reloaded": "A file of keys or passwords has changed, and counts as it is now.",
+    "store_failed": "A store of `stores` does not answer: its limits go by its `on_error`, and it is left alone.",
+    "store_recovered": "It answers again, and counts again.",
 }
 
 

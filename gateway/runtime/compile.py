@@ -21,6 +21,9 @@ from gateway.client import Clients
 from gateway.config import effective, model
 from gateway.config.texts import Secret
 from gateway.fork import Fork
+from gateway.limits import stores
+from gateway.limits.local import LocalStore
+from gateway.limits.stores import Stores
 from gateway.middleware import redirect, respond, static
 from gateway.middleware.answer_edits import compile_edits
 from gateway.middleware.base import Build
@@ -83,6 +86,7 @@ def snapshot(
         shedding=shedding,
         mirrors=claims.claim("mirrors", "", Mirrors),
         authenticators=authenticators,
+        limits=_limits(config, claims, metrics, clock),
     )
     compiler = _Compiler(build, clients, at_finish)
     routes = [(route, compiler.route(route)) for route in config.routes]
@@ -129,6 +133,22 @@ def _authenticators(
             functools.partial(making.make, name, policy, tools),
         )
     return made
+
+
+def _limits(config: effective.Config, claims: Claims, metrics: Metrics, clock: Clock) -> Stores:
+    """Where limits count. What was counted lives on, and so does a store while its settings stay the same."""
+    local = claims.claim("limits", "", lambda: LocalStore(clock))
+    names = frozenset(name for route in config.routes for name, _ in route.rate_limits)
+    claims.at_commit(functools.partial(local.keep, names))
+    shared = {
+        name: claims.claim(
+            "store",
+            f"{name} {_digest(settings)}",
+            functools.partial(stores.make, name, settings, clock, metrics.events),
+        )
+        for name, settings in config.stores.items()
+    }
+    return Stores(local, shared)
 
 
 def _access_log(

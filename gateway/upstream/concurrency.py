@@ -1,8 +1,8 @@
 """How many requests a target is given at once, and who waits for room.
 
 Rules of this file: where there is room, a request costs one comparison and one addition (`busy`
-below `most`), written out by who forwards it. Whoever finds none waits in the upstream's one queue:
-first come, first served, among those that the free target would do for. A place is counted for
+below `most`), written out by who forwards it. Whoever finds none waits in the upstream's one queue,
+in which consumers take turns (fairness.py), among those that the free target would do for. A place is counted for
 whom it is given to before that one runs, so that nobody can slip in between; one that gives up in
 that very moment passes it on, or it would be lost for good. In `mode: report` places are counted, and
 whoever finds none goes on all the same.
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from gateway import errors
 from gateway.upstream.adaptive import MOST, Gradient
+from gateway.upstream.fairness import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -83,7 +83,7 @@ class Limit(Generic[T]):
         return self._concurrency.beyond() >= self._concurrency.queue
 
     def leave(self) -> None:
-        """The try has ended: the place goes to who has waited longest for it, or becomes free."""
+        """The try has ended: the place goes to whose turn it is, or becomes free."""
         self.busy -= 1
         if self._concurrency.waiting:
             self._concurrency.admit(self)
@@ -113,12 +113,15 @@ class Limit(Generic[T]):
 class _Turn(Generic[T]):
     """One request that waits."""
 
-    __slots__ = ("limits", "place")
+    __slots__ = ("limits", "place", "who")
 
-    def __init__(self, limits: tuple[Limit[T], ...], place: asyncio.Future[Limit[T]]) -> None:
+    def __init__(
+        self, limits: tuple[Limit[T], ...], place: asyncio.Future[Limit[T]], who: str
+    ) -> None:
         self.limits = limits
         """Any of these would do."""
         self.place = place
+        self.who = who
 
 
 class Concurrency(Generic[T]):
@@ -137,7 +140,7 @@ class Concurrency(Generic[T]):
         self.enforced = False
         self.reports = False
         """Limits are only to be counted: nobody waits."""
-        self.waiting: deque[_Turn[T]] = deque()
+        self.waiting: Lines[_Turn[T]] = Lines()
         self._limits: tuple[Limit[T], ...] = ()
 
     def __repr__(self) -> str:
@@ -195,8 +198,12 @@ class Concurrency(Generic[T]):
 
     # ── waiting ──
 
-    async def enter(self, wanted: Limit[T], others: Sequence[Limit[T]] = ()) -> Limit[T]:
+    async def enter(
+        self, wanted: Limit[T], others: Sequence[Limit[T]] = (), who: str = ""
+    ) -> Limit[T]:
         """A place, counted already: at `wanted`, or sooner at one of `others` if any would do.
+
+        `who`: with whom it shares its turns, where it has to wait.
 
         Give it back with its `leave`, and send to its `target`. Raises errors.QueueFull,
         errors.QueueTimeout; errors.NoHealthyTarget when all of them have gone down meanwhile.
@@ -208,9 +215,9 @@ class Concurrency(Generic[T]):
             limit.busy += 1
             return limit
         if len(self.waiting) >= self.queue:
-            raise errors.QueueFull(f"{len(self.waiting)} requests wait for room already")
+            self._make_room(who)
         place: asyncio.Future[Limit[T]] = asyncio.get_running_loop().create_future()
-        turn = _Turn(limits, place)
+        turn = _Turn(limits, place, who)
         self.waiting.append(turn)
         seconds = self.queue_timeout
         timer = self._clock.call_later(seconds, _give_up, place, seconds)
@@ -222,23 +229,30 @@ class Concurrency(Generic[T]):
             raise
         finally:
             timer.cancel()
-            if not _admitted(place):
-                self.waiting.remove(turn)
+            self.waiting.discard(turn)
+
+    def _make_room(self, who: str) -> None:
+        """The queue is full: send away one of those that have most in it. Raises errors.QueueFull where `who` has."""
+        turn = self.waiting.give_way(who, _waits) if self.queue else None
+        if turn is None:
+            raise errors.QueueFull(f"{len(self.waiting)} requests wait for room already")
+        turn.place.set_exception(
+            errors.QueueFull(f"{len(self.waiting) + 1} requests wait, most of them of one client")
+        )
 
     def admit(self, limit: Limit[T], *, gone: bool = False) -> None:
-        """Give the free places of `limit` to those that have waited longest for them.
+        """Give the free places of `limit` to those whose turn it is.
 
         `gone`: it is no target any more, so nobody will ever ask again.
         """
         if not gone and not self._available(limit.target):
             return
-        for turn in [*self.waiting]:
-            if not limit.has_room:
+        while limit.has_room:
+            turn = self.waiting.take(lambda one: limit in one.limits and _waits(one))
+            if turn is None:
                 break
-            if limit in turn.limits and not turn.place.done():
-                limit.busy += 1
-                self.waiting.remove(turn)
-                turn.place.set_result(limit)
+            limit.busy += 1
+            turn.place.set_result(limit)
 
     def beyond(self) -> float:
         """Requests that wait, and those that are under way beyond all places."""
@@ -261,6 +275,10 @@ class Concurrency(Generic[T]):
 def _share(limit: Limit[T]) -> float:
     """How much of it is taken; many without a bound rank by what they have."""
     return limit.busy / limit.most if limit.most < math.inf else limit.busy - math.inf
+
+
+def _waits(turn: _Turn[T]) -> bool:
+    return not turn.place.done()
 
 
 def _admitted(place: asyncio.Future[Limit[T]]) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gateway import errors
 from gateway.routing.template import Template
 from gateway.upstream import balance
+from gateway.upstream.fairness import line_of
 from gateway.upstream.hashing import ConsistentHash
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Group:
             for one in others
             if one is not target and one not in tried and one.limit is not None
         ]
-        return await self.upstream.concurrency.enter(wanted, limits)
+        return await self.upstream.concurrency.enter(wanted, limits, line_of(exchange))
 
     def _pick(self, exchange: Exchange | None, tried: Sequence[Target]) -> Target:
         kept = self._kept(exchange, tried)

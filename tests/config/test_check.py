@@ -120,16 +120,14 @@ def test_places_that_differ_are_free() -> None:
 
 
 LATER = {
-    "": "rate_limits stores plugins",
+    "": "plugins",
     "server": "reload",
     "listeners.0": "tls proxy_protocol",
     "admin": "write",
     "observability": "tracing",
-    "defaults": ("allow rate_limit compress cache validate slo plugins forward_credentials"),
-    "profiles.p": "allow rate_limit compress",
-    "routes.0": (
-        "allow rate_limit compress cache validate slo plugins forward_credentials compose"
-    ),
+    "defaults": ("allow compress cache validate slo plugins forward_credentials"),
+    "profiles.p": "allow compress",
+    "routes.0": ("allow compress cache validate slo plugins forward_credentials compose"),
     "routes.0.websocket": "per_consumer max_message",
     "tests.0.request": "auth claims consumer",
 }

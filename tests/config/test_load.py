@@ -112,7 +112,7 @@ def test_the_document_is_shown_in_full_form() -> None:
     assert json.loads(json.dumps(shown)) == shown
     assert list(shown) == [
         *("version", "server", "listeners", "admin", "observability", "errors"),
-        *("auth", "upstreams", "routes", "tests"),
+        *("auth", "rate_limits", "stores", "upstreams", "routes", "tests"),
     ]
     (route,) = shown["routes"]  # type: ignore[misc]
     assert route["timeouts"]["idle"] == 60

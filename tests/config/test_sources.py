@@ -181,8 +181,8 @@ def test_an_included_file_holds_only_what_can_be_shared(tmp_path: Path) -> None:
         load(main)
     lines = [line.split("a.yaml:")[1] for line in str(raised.value).splitlines()]
     may = (
-        "may stand in the main file only; an included file holds auth, profiles, routes, tests, "
-        "upstreams"
+        "may stand in the main file only; an included file holds auth, profiles, "
+        "rate_limits, routes, stores, tests, upstreams"
     )
     assert lines[0] == f"1:1: server: server {may}"
     assert lines[1] == f"2:1: include: include {may}"

@@ -20,6 +20,7 @@ PACKAGES = {
     "htpasswd": "apache2-utils",
     "nginx": "nginx",
     "haproxy": "haproxy",
+    "redis-server": "redis-server",
 }
 """The Debian package of each program that is not called like it, or whose name should be told."""
 

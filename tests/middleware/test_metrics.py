@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 from gateway.clock import Clock
 from gateway.config import model
 from gateway.exchange import Exchange, Reply
+from gateway.limits.local import LocalStore
+from gateway.limits.stores import Stores
 from gateway.middleware import metrics
 from gateway.middleware.base import Build
 from gateway.middleware.mirror import Mirrors
@@ -29,6 +31,7 @@ def build(access_log: AccessLog | None = None, **server: Any) -> Build:
         shedding=Shedding(clock, metrics.events),
         mirrors=Mirrors(),
         authenticators={},
+        limits=Stores(LocalStore(clock), {}),
     )
 
 

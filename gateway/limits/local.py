@@ -1,0 +1,133 @@
+"""Counters in this process: bounded, and nobody can flood his own away.
+
+Rules of this file: a known key costs two look-ups in a dict. A new one pays for the bound: it looks at two others in turn
+and forgets those whose time is over, and where the table is full it takes the place of one of a few drawn at random: the
+one that has used least. So a flood of new keys, each used once, pushes out itself and not a key that is used up: to be
+forgotten sooner, it would have to use up as much under each of the others. Each limit has a table of its own, since
+only what is counted alike can be compared.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.clock import Clock
+    from gateway.limits.algorithms import Algorithm, State, Taken
+    from gateway.limits.store import Asked
+
+MOST = 65_536
+"""Keys of one limit: about 16 MB with long ones."""
+DRAWN = 8
+"""Keys that are compared when one must go."""
+_SWEPT = 2
+_random = Random().random  # noqa: S311 - spread; who could foretell it would gain nothing
+
+
+class Table:
+    """The keys of one limit."""
+
+    __slots__ = ("_hand", "_most", "_names", "states")
+
+    def __init__(self, most: int = MOST) -> None:
+        self.states: dict[str, State] = {}
+        self._names: list[str] = []
+        """The same keys, to draw from."""
+        self._most = most
+        self._hand = 0
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def enter(self, key: str, state: State, algorithm: Algorithm, now: float) -> None:
+        """Keep the state of a key that is not here yet."""
+        names = self._names
+        for _ in range(_SWEPT):
+            if not names:
+                break
+            self._hand = at = (self._hand + 1) % len(names)
+            if algorithm.ends(self.states[names[at]]) <= now:
+                self._forget(at)
+        if len(names) >= self._most:
+            self._forget(self._least(algorithm))
+        self.states[key] = state
+        names.append(key)
+
+    def _least(self, algorithm: Algorithm) -> int:
+        """Where one stands that has used little."""
+        count = len(self._names)
+        drawn = [int(_random() * count) for _ in range(DRAWN)]
+        return min(drawn, key=lambda at: algorithm.rank(self.states[self._names[at]]))
+
+    def _forget(self, at: int) -> None:
+        names = self._names
+        del self.states[names[at]]
+        names[at] = names[-1]
+        names.pop()
+
+
+class LocalStore:
+    """All limits of one process that are kept in its memory. It outlives reloads."""
+
+    def __init__(self, clock: Clock, most: int = MOST) -> None:
+        """`most`: keys of each limit."""
+        self._now = clock.now
+        self._wall = clock.wall
+        self._most = most
+        self._tables: dict[str, Table] = {}
+
+    def __len__(self) -> int:
+        return sum(len(table) for table in self._tables.values())
+
+    def __repr__(self) -> str:
+        return f"<LocalStore: {len(self)} keys of {len(self._tables)} limits>"
+
+    def take(self, asked: Sequence[Asked]) -> list[Taken]:
+        """See LimitStore."""
+        now = self._now()
+        taken: list[Any] = []
+        passes = True
+        for name, algorithm, key, cost, binding in asked:
+            table = self._tables.get(name) or self._open(name)
+            one = algorithm.take(
+                table.states.get(key), self._wall() if algorithm.calendar else now, cost
+            )
+            if one[1] and binding:
+                passes = False
+            taken.append(one)
+        if passes:
+            for (name, algorithm, key, _, _), one in zip(asked, taken, strict=True):
+                if not one[1]:
+                    table = self._tables[name]
+                    if key in table.states:
+                        table.states[key] = one[0]
+                    else:
+                        when = self._wall() if algorithm.calendar else now
+                        table.enter(key, one[0], algorithm, when)
+        return taken
+
+    def _open(self, name: str) -> Table:
+        return self._tables.setdefault(name, Table(self._most))
+
+    def give_back(self, asked: Sequence[Asked]) -> None:
+        """See LimitStore."""
+        for name, algorithm, key, cost, _ in asked:
+            table = self._tables.get(name)
+            state = None if table is None else table.states.get(key)
+            if table is not None and state is not None:
+                when = self._wall() if algorithm.calendar else self._now()
+                table.states[key] = algorithm.give_back(state, when, cost)
+
+    def keep(self, names: frozenset[str]) -> None:
+        """See LimitStore."""
+        self._tables = {
+            table: keys for table, keys in self._tables.items() if limit_of(table) in names
+        }
+
+
+def limit_of(table: str) -> str:
+    """The name of the limit that a table is of."""
+    return table.split("/", 2)[2]
