@@ -24,10 +24,8 @@ POLICIES = frozenset(
 
 METHODS = frozenset(
     (
-        "jwt",
         "api_key",
         "basic",
-        "introspection",
         "hmac",
         "mtls",
     )

@@ -250,7 +250,7 @@ def test_secrets_are_masked_wherever_they_stand(tmp_path: Path) -> None:
         "  h: {hmac: {secret: [top1, top2]}}\n"
         "  o: {oidc: {issuer: 'https://i/', client_id: c, client_secret: top3}}\n"
         "  i: {introspection: {url: 'https://i/', client_id: c, client_secret: top4}}\n"
-        "  j: {jwt: {secret: top5}}\n"
+        "  j: {jwt: {secret: top5-and-as-long-as-its-hash-is-}}\n"
         "stores: {s: 'redis://ann:top6@r:1/0', t: '${file:url}'}\n"
         "rate_limits: {a: {rate: 1/s, store: s}, b: {rate: 1/s, store: t}}\n"
         "routes: [{path: /a, to: 'http://h', auth: [h, o, i, j], rate_limit: [a, b]}]",

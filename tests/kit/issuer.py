@@ -79,7 +79,7 @@ class Issuer:
     """Use it as `async with`."""
 
     def __init__(self, clock: FakeClock | None = None) -> None:
-        self._clock = clock
+        self.clock = clock
         self.keys: dict[str, tuple[str, Any]] = {}
         """kid → (alg, private key) of what it signs with; the last one is used."""
         self.published: list[dict[str, Any]] | None = None
@@ -109,7 +109,7 @@ class Issuer:
 
     def now(self) -> int:
         """Unix seconds, of the test's clock."""
-        return int(self._clock.wall() if self._clock else time.time())  # noqa: TID251
+        return int(self.clock.wall() if self.clock else time.time())  # noqa: TID251
 
     def rotate(self, kid: str, alg: str = "ES256", *, keep: bool = False) -> None:
         """Sign with a new key from now on; those before are no longer published unless `keep`."""
