@@ -54,9 +54,11 @@ class ClientConnection(RequestHandler):
         "_beginning",
         "_body",
         "_chunked_tail",
-        "_head_bytes",
+        "_ending",
+        "_head",
         "_limits",
         "_made",
+        "_reading_again",
         "_timer",
         "_trailed",
         "address",
@@ -79,7 +81,11 @@ class ClientConnection(RequestHandler):
         self._limits = server.limits
         self._began_head = 0.0
         """When a head that is not complete began; 0.0: none is under way."""
-        self._head_bytes = 0
+        self._head = bytearray()
+        """What has come of it; at most as much as a head may be, and a segment."""
+        self._ending = False
+        """What follows is not parsed: an answer that ends the connection stands at the end of the queue."""
+        self._reading_again = False
         self._body = EMPTY_PAYLOAD
         """Body of the newest request."""
         self._chunked_tail: bytes | None = None
@@ -139,8 +145,14 @@ class ClientConnection(RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._upgraded or self._force_close or self._close or self._parser is None:
-            super().data_received(data)
+        if (
+            self._upgraded
+            or self._ending
+            or self._force_close
+            or self._close
+            or self._parser is None
+        ):
+            self._not_parsed(data)
             return
         body = self._body
         between = body is EMPTY_PAYLOAD or body.is_eof()  # the bytes may be its last
@@ -160,12 +172,17 @@ class ClientConnection(RequestHandler):
         if self._chunked_tail is not None:
             self._follow_chunks(self._chunked_tail + data, alone=not messages)
         if messages:
-            self._heads_complete(data, len(messages))
+            self._heads_complete(data, len(messages), between)
         elif between and data and not upgraded:
             self._head_grows(data)
         # aiohttp's task sleeps on where it can: most requests are answered without it.
         if self._waiter is not None and self._messages and not self._beginning:
             self._proceed()
+
+    def _not_parsed(self, data: bytes) -> None:
+        """What comes behind an upgrade is kept by aiohttp; what comes behind the end, by nobody."""
+        if not self._ending:
+            super().data_received(data)
 
     # ── answers without a task ──
 
@@ -223,12 +240,12 @@ class ClientConnection(RequestHandler):
         if sent is not KEEP:
             self.force_close()
 
-    def _heads_complete(self, data: bytes, fresh: int) -> None:
+    def _heads_complete(self, data: bytes, fresh: int, between: bool) -> None:
         message, payload = self._messages[-1]
         if (
             fresh == 1
             and payload is EMPTY_PAYLOAD
-            and not self._head_bytes
+            and not self._head
             and len(data) <= self._limits.request_head
             and data.endswith(_HEAD_END)
             and not isinstance(message, _ErrInfo)
@@ -236,16 +253,17 @@ class ClientConnection(RequestHandler):
         ):
             self._body = payload  # the usual request: one segment, no body
             return
-        alone = not self._head_bytes and len(self._messages) == 1
-        if self._head_bytes + len(data) > self._limits.request_head:
-            self._suspect(data, alone=fresh == 1 and not self._head_bytes)
-        self._began_head, self._head_bytes = 0.0, 0
+        begun = bytes(self._head)
+        if len(begun) + len(data) > self._limits.request_head:
+            self._suspect(data, alone=fresh == 1 and not begun)
+        self._began_head = 0.0
+        self._head.clear()
         if fresh > 1:
             # Bytes stand behind each of these but the last.
             behind = [self._messages[at][0] for at in range(-fresh, -1)]
             self._trailed = self._trailed or any(getattr(one, "chunked", False) for one in behind)
         if isinstance(message, _ErrInfo):
-            self._is_broken(data, alone=alone)
+            self._is_broken(begun + data, whole=between)
             return
         self._body = payload
         if message.chunked:
@@ -257,12 +275,17 @@ class ClientConnection(RequestHandler):
                 # The next head has begun in the same segment.
                 self._head_grows(data[data.rfind(_HEAD_END) + len(_HEAD_END) :])
 
-    def _is_broken(self, data: bytes, *, alone: bool) -> None:
+    def _is_broken(self, data: bytes, *, whole: bool) -> None:
+        """`whole`: `data` begins where a head begins."""
         # A bad chunk in a later segment: aiohttp queues the error behind the request whose body waits for ever.
         if not self._body.is_eof():
             self._body.set_exception(BadBody("the body's framing is broken"))
-        elif alone and len(parts := apart(data)) > 1:
-            self._read_again(parts)
+        elif whole and not (self._reading_again or self._buffer_paused):
+            parts = apart(data)
+            if len(parts) > 1:
+                self._reading_again = True
+                self._read_again(parts)
+                self._reading_again = False
 
     def _suspect(self, data: bytes, *, alone: bool) -> None:
         """A segment is longer than a head may be: is the head? Where its body stands behind it, that is seen at once."""
@@ -272,7 +295,7 @@ class ClientConnection(RequestHandler):
 
     def _read_again(self, parts: list[bytes]) -> None:
         """aiohttp forgets the requests before a broken one in the same segment: they are owed their answers."""
-        self._messages.clear()
+        self._messages.pop()
         self._request_count -= 1
         self._parser = parser(self, self._loop, self._limits)
         for part in parts:
@@ -297,15 +320,13 @@ class ClientConnection(RequestHandler):
         self.bytes_lost = fresh > 1 or data.find(_HEAD_END) + len(_HEAD_END) != len(data)
 
     def _head_grows(self, data: bytes) -> None:
-        if self._close:
-            return
         if not self._began_head:
             if not data.strip(b"\r\n"):
                 return  # empty lines before a request line (RFC 9112 section 2.2)
             self._began_head = self.clock.now()
             self._rearm(self._limits.header_timeout)
-        self._head_bytes += len(data)
-        if self._head_bytes > self._limits.request_head:
+        self._head += data
+        if len(self._head) > self._limits.request_head:
             self._queue_error(errors.HeadTooLarge())
 
     def chunked_end_is_clean(self) -> bool:
@@ -384,11 +405,12 @@ class ClientConnection(RequestHandler):
     # ── our answers to what is no request ──
 
     def _queue_error(self, error: errors.GatewayError) -> None:
-        """Answer `error` to whatever is coming in, then close; nothing that follows is parsed."""
+        """Answer `error` to whatever is coming in, behind what is owed before it; nothing that follows is parsed."""
         self._began_head = 0.0
+        self._head.clear()
+        self._ending = True
         self._messages.append((_ErrInfo(error.status, error, ""), EMPTY_PAYLOAD))
         self._request_count += 1
-        self._close = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -551,6 +551,88 @@ async def test_pipelined_requests_are_answered_in_order(
     assert (await client.ask(GET)).status == 200
 
 
+# ── what is owed before what is no request ──
+
+
+class Held:
+    """A handler that answers when it is let go."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+
+    async def __call__(self, listener: Listener, incoming: Incoming) -> Sent:
+        await self.go.wait()
+        return await answer(listener, incoming)
+
+
+@pytest.mark.parametrize("waiting", [1, 3])
+@pytest.mark.parametrize("status", [431, 408, 400])
+async def test_what_is_no_request_is_answered_behind_those_that_are_under_way(
+    listen: MakeListener, raw: MakeClient, waiting: int, status: int
+) -> None:
+    held = Held()
+    one = await listen(held, request_head=1000, header_timeout=10.0)
+    client = await raw(one.port)
+    for _ in range(waiting):
+        await client.send(GET)
+        await asyncio.sleep(0.02)
+    if status == 400:
+        await client.send(b"GET/ HTTP/1.1\r\n\r\n")
+    else:
+        fields = b"".join(b"X-%d: %b\r\n" % (number, b"x" * 90) for number in range(15))
+        await client.send(b"GET / HTTP/1.1\r\n", fields if status == 431 else fields[:50])
+    await asyncio.sleep(0.02)
+    await one.pass_time(10.1)
+    await client.send(b"\r\n\r\n" + GET)  # nobody listens any more
+    await asyncio.sleep(0.02)
+    held.go.set()
+    statuses = [(await client.response()).status for _ in range(waiting + 1)]
+    assert statuses == [200] * waiting + [status]
+    await client.rest()
+    assert len(one.asked) == waiting
+
+
+CLOSE = b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("behind", [b"more", GET, b"more\r\n\r\n" + GET])
+@pytest.mark.parametrize(
+    "segments",
+    [
+        pytest.param([GET + CLOSE], id="one"),
+        pytest.param([GET[:10], GET[10:] + CLOSE], id="in pieces"),
+        pytest.param(
+            [GET[:10], GET[10:20], GET[20:] + CLOSE[:-1], CLOSE[-1:]], id="in small pieces"
+        ),
+        pytest.param([GET + CLOSE[:10], CLOSE[10:]], id="cut between"),
+        pytest.param([GET, CLOSE], id="one each"),
+        pytest.param([GET + CLOSE[:-2], CLOSE[-2:]], id="cut in its end"),
+    ],
+)
+@pytest.mark.parametrize("busy", [False, True])
+async def test_no_request_is_lost_for_what_comes_behind_the_last_one(
+    listen: MakeListener, raw: MakeClient, segments: list[bytes], behind: bytes, busy: bool
+) -> None:
+    held = Held()
+    one = await listen(held)
+    client = await raw(one.port)
+    expected = [b"/", b"/last"]
+    if busy:
+        await client.send(GET + GET)
+        await asyncio.sleep(0.02)
+        expected = [b"/", b"/", *expected]
+    else:
+        held.go.set()
+    for segment in [*segments[:-1], segments[-1] + behind]:
+        await client.send(segment)
+        await asyncio.sleep(0.02)
+    held.go.set()
+    answers = [(await client.response()).body.split()[0] for _ in expected]
+    assert answers == expected
+    assert await client.rest() == b""
+    assert len(one.asked) == len(expected)
+
+
 async def test_a_connection_over_the_limit_is_told_so(
     listen: MakeListener, raw: MakeClient
 ) -> None:
