@@ -6,6 +6,7 @@ makes of a client. Whatever can be used in place of a password is a `Secret`.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from pathlib import Path
@@ -351,6 +352,21 @@ _SIGNATURE_FIELDS = {
 }
 
 
+def hmac_key(scheme: str, secret: str) -> bytes:
+    """The key that a secret stands for. Raises the error that says what is wrong with it."""
+    if not secret:
+        raise refuse("secret: it is empty, so anybody could sign")
+    if scheme != "standard-webhooks":
+        return secret.encode("utf-8", "surrogateescape")
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not key:
+        raise refuse("secret: standard-webhooks wants whsec_ and base64 behind it")
+    return key
+
+
 class Hmac(Method):
     """Requests that are signed with a shared secret, webhooks above all."""
 
@@ -368,6 +384,8 @@ class Hmac(Method):
     def _fits(self) -> Self:
         if not self.secret:
             raise refuse("secret: at least one is wanted")
+        for secret in self.secret:
+            hmac_key(self.scheme, secret.reveal())
         if self.header is None:
             self.__dict__["header"] = _SIGNATURE_FIELDS[self.scheme]
         return self

@@ -26,7 +26,6 @@ METHODS = frozenset(
     (
         "api_key",
         "basic",
-        "hmac",
         "mtls",
     )
 )
