@@ -15,7 +15,14 @@ from gateway import errors
 from gateway.config import effective, masking, model
 from gateway.explain_settings import Setting, settings_of
 from gateway.pipeline import pipeline, shown, size
-from gateway.rehearsal import Outgoing, Rehearsal, heaviest, hidden, target_prefix
+from gateway.rehearsal import (
+    NeedsNetwork,
+    Outgoing,
+    Rehearsal,
+    heaviest,
+    hidden,
+    target_prefix,
+)
 from gateway.routing import paths
 from gateway.routing.match import asked_method
 
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from gateway.exchange import Exchange, Reply
+    from gateway.rehearsal import Given
     from gateway.routing.router import Entry
 
 __all__ = ["Considered", "Explanation", "Setting", "explain", "pipeline"]
@@ -53,6 +61,8 @@ class Explanation:
     error: dict[str, Any] | None = None
     """Status, reason and detail, if the gateway answers by itself that it will not."""
     answer: dict[str, Any] = field(default_factory=dict)
+    client: dict[str, Any] = field(default_factory=dict)
+    """Who asks, where the route's `auth` knows; `unknown`: why nobody can tell here."""
     sent: dict[str, Any] | None = None
     """The request that the upstream would get."""
     retry: tuple[str, ...] = ()
@@ -75,6 +85,7 @@ class Explanation:
             "considered": [vars(one) for one in self.considered],
             "captures": self.captures,
             "answer": self.answer,
+            "client": self.client,
             "sent": self.sent,
             "retry": list(self.retry),
             "settings": [vars(one) for one in self.settings],
@@ -94,10 +105,12 @@ def explain(
     url: str,
     headers: Iterable[tuple[str, str]] = (),
     client_ip: str = "127.0.0.1",
+    given: Given | None = None,
 ) -> Explanation:
-    """What `config` makes of a request for `url` from a peer at `client_ip`.
+    """What `config` makes of a request for `url` from a peer at `client_ip`; `given`: whom a policy is said to have
+    accepted, whatever the credentials.
 
-    Raises ValueError, with a sentence for the user, if that is no request.
+    Raises ValueError, with a sentence for the user, if that is no request, or the route would accept nobody so.
     """
     rehearsal = _rehearsal(config)
     exchange = rehearsal.ask(method, url, headers, client_ip)
@@ -131,7 +144,7 @@ def explain(
         return Explanation(
             request, considered, error=_error(error, _readings(rehearsal, exchange, error))
         )
-    return _matched(rehearsal, exchange, route, request)
+    return _matched(rehearsal, exchange, route, request, given)
 
 
 _last: list[Rehearsal] = []
@@ -145,14 +158,21 @@ def _rehearsal(config: effective.Config) -> Rehearsal:
 
 
 def _matched(
-    rehearsal: Rehearsal, exchange: Exchange, route: effective.Route, request: dict[str, str]
+    rehearsal: Rehearsal,
+    exchange: Exchange,
+    route: effective.Route,
+    request: dict[str, str],
+    given: Given | None,
 ) -> Explanation:
     sent, error = None, None
+    client: dict[str, Any] = {}
     retry: tuple[str, ...] = ()
     answer = _answer(route, rehearsal.config)
     try:
-        rehearsal.limit(exchange, route)
-        if isinstance(route.answer, effective.Forward):
+        client, reply = _entered(rehearsal, exchange, route, given)
+        if reply is not None:
+            answer = {"kind": "admitted", "status": reply.status, "headers": _lines(reply)}
+        elif isinstance(route.answer, effective.Forward):
             retry = _tried_again(route, exchange)
             sent = _sent(rehearsal.outgoing(exchange, route, answer["upstream"]), route, answer)
     except errors.GatewayError as refused:
@@ -165,11 +185,46 @@ def _matched(
         dict(exchange.captures),
         error,
         answer,
+        client,
         sent,
         retry,
         tuple(settings_of(route, rehearsal.config.upstreams.get(answer.get("upstream", "")))),
         pipeline(route, rehearsal.config),
     )
+
+
+_ENTRANCE = frozenset({"auth", "allow", "cors", "csrf"})
+"""Policies that look at a request before the route's answer does."""
+
+
+def _entered(
+    rehearsal: Rehearsal, exchange: Exchange, route: effective.Route, given: Given | None
+) -> tuple[dict[str, Any], Reply | None]:
+    """Who asks, and what is answered in place of the route's answer. Raises errors.GatewayError and ValueError."""
+    if given is None and route.policies.model_fields_set.isdisjoint(_ENTRANCE):
+        rehearsal.limit(exchange, route)
+        return {}, None
+    try:
+        reply = rehearsal.entering.admit(exchange, route, given)
+    except NeedsNetwork as error:
+        return {"unknown": str(error)}, None
+    except OSError as error:
+        raise ValueError(str(error)) from None
+    identity = exchange.identity
+    if identity is None:
+        return {}, reply
+    known = {"policy": identity.policy, "consumer": identity.consumer}
+    return known | {
+        "claims": dict(identity.claims),
+        "scopes": sorted(identity.scopes),
+        "groups": sorted(identity.groups),
+    }, reply
+
+
+def _lines(reply: Reply) -> list[list[str]]:
+    """The fields of a reply."""
+    told = [line.decode("utf-8", "surrogateescape").partition(":") for line in reply.lines]
+    return [[name, value.strip()] for name, _, value in told]
 
 
 # ── which route ─────────────────────────────────────────────────────────────────────────────────

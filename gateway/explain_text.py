@@ -5,6 +5,7 @@ Rules of this file: what is shown is in the Explanation; here is only how it loo
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def _verdict(explanation: Explanation, paint: _Paint) -> Iterator[str]:
 def _sections(explanation: Explanation, paint: _Paint) -> Iterator[tuple[str, list[str]]]:
     yield "Routes considered", list(_considered(explanation.considered, paint))
     yield "Captures", _aligned(explanation.captures.items())
+    yield "Client", _aligned(_client(explanation.client))
     yield "Answer", list(_answer(explanation.answer))
     yield "Request to the upstream", list(_sent(explanation.sent))
     yield "Tried again", list(explanation.retry)
@@ -111,9 +113,24 @@ def _answer(answer: dict[str, Any]) -> Iterator[str]:
             yield f"split: {which} gets {branch['share'] * 100:.4g}%"
         if "sticky_by" in answer:
             yield f"split: the same {answer['sticky_by']} always goes the same way"
+    elif kind == "admitted":
+        yield f"{answer['status']} before anything else"
+        yield from _aligned(answer["headers"])
     elif kind in ("static", "redirect", "respond", "sign_in"):
         yield kind
         yield from _aligned((key, str(value)) for key, value in answer[kind].items() if value)
+
+
+def _client(client: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in client.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}.{name}", _told(one)) for name, one in value.items())
+        elif value:
+            yield key, _told(value)
+
+
+def _told(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _target(target: dict[str, Any]) -> tuple[str, str, str]:

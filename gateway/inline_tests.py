@@ -8,17 +8,26 @@ compared. A secret that a test finds in a header is not printed.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from gateway import errors
 from gateway.config import effective, model
 from gateway.config.expectations import certain_abort
 from gateway.config.targets import stand_ins
-from gateway.rehearsal import Hidden, Rehearsal, heaviest, hidden, target_prefix
+from gateway.rehearsal import (
+    Given,
+    Hidden,
+    NeedsNetwork,
+    Rehearsal,
+    heaviest,
+    hidden,
+    target_prefix,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gateway.entering import Entering
     from gateway.exchange import Exchange, Handler, Reply
     from gateway.middleware.base import Build
 
@@ -72,14 +81,21 @@ def _problems(rehearsal: Rehearsal, test: model.InlineTest) -> list[str]:
         )
     except ValueError as error:
         return [f"request: {error}"]
-    return list(_compare(test.expect, _walk(rehearsal, exchange)))
+    given = None
+    if not asked.model_fields_set.isdisjoint(("auth", "claims", "consumer")):
+        given = Given(asked.auth, asked.claims, asked.consumer)
+    try:
+        seen = _walk(rehearsal, exchange, given)
+    except (ValueError, OSError, NeedsNetwork) as error:
+        return [f"request: {error}"]
+    return list(_compare(test.expect, seen))
 
 
 # ── what happens ────────────────────────────────────────────────────────────────────────────────
 
 
-def _walk(rehearsal: Rehearsal, exchange: Exchange) -> _Seen:
-    """As far as the request goes without a network."""
+def _walk(rehearsal: Rehearsal, exchange: Exchange, given: Given | None) -> _Seen:
+    """As far as the request goes without a network. Raises NeedsNetwork, and what `Rehearsal.entering` does."""
     config = rehearsal.config
     refusal = exchange.refusal
     if isinstance(refusal, errors.GatewayError):
@@ -93,7 +109,7 @@ def _walk(rehearsal: Rehearsal, exchange: Exchange) -> _Seen:
         return _failed(error, exchange, _Seen(), config.errors, config.server.name)
     seen = _Seen(route=route.name)
     try:
-        reply = _reply(config, exchange, route)
+        reply = _reply(rehearsal.entering, exchange, route, given)
         if reply is None:
             return _forwarded(rehearsal, exchange, route, seen)
     except errors.GatewayError as error:
@@ -101,19 +117,18 @@ def _walk(rehearsal: Rehearsal, exchange: Exchange) -> _Seen:
     return _answered(reply, seen)
 
 
-def _reply(config: effective.Config, exchange: Exchange, route: effective.Route) -> Reply | None:
+def _reply(
+    entering: Entering, exchange: Exchange, route: effective.Route, given: Given | None
+) -> Reply | None:
     """The route's own answer; None where an upstream would be asked. Raises errors.GatewayError."""
-    from gateway.clock import Clock  # noqa: PLC0415 - the middlewares need asyncio, a router does not
-    from gateway.middleware import body_limit, cors, fault  # noqa: PLC0415
-    from gateway.middleware.base import Build  # noqa: PLC0415
+    from gateway.middleware import fault  # noqa: PLC0415
 
-    unused: Any = None
-    build = Build(config, Clock(), unused, None, {}, unused, unused, {}, unused)
+    build = entering.build(route, given)
     handler = _handler(route, build)
     abort = certain_abort(route)
     if abort is not None:  # any other share is chance, and a delay is only time
         handler = fault.aborting(abort, handler)
-    handler = cors.wrap(route, body_limit.wrap(route, handler, build), build)
+    handler = entering.around(route, handler, build)
     try:
         return _run(handler, exchange)
     finally:

@@ -53,8 +53,7 @@ def pipeline(
     if overload is not None and policies.importance in overload.shed:
         late = f"{duration(overload.loop_lag)} late for {duration(overload.for_)}"
         stages.append(("overload", f"503 while the event loop is {late}"))
-    if policies.cors is not None:
-        stages.append(("CORS preflight", _cors_words(policies.cors)))
+    stages += _entrance(route)
     if policies.fault is not None:
         stages.append(("fault", ", ".join(_fault_words(policies.fault))))
     if isinstance(route.answer, effective.Forward):
@@ -80,6 +79,56 @@ def _matcher(route: effective.Route) -> str:
     words = [", ".join(match.methods) or "any method", " or ".join(match.host) or "any host"]
     words.append(path or "/*")
     return " ".join(words + ([f"when {', '.join(when)}"] if when else []))
+
+
+def _entrance(route: effective.Route) -> list[tuple[str, str]]:
+    """Who may come in, and how fast: what needs no credentials first."""
+    policies = route.policies
+    allow, cors = policies.allow, policies.cors
+    early = [(name, limit) for name, limit in route.rate_limits if not limit.of_identity]
+    late = [(name, limit) for name, limit in route.rate_limits if limit.of_identity]
+    report = " (report: all pass)" if allow is not None and allow.mode == "report" else ""
+    addresses = who = ""
+    if allow is not None:
+        addresses = "; ".join(_address_words(allow))
+        who = "; ".join(_who_words(allow))
+    stages = [
+        ("ip rules", addresses and addresses + report),
+        ("CORS preflight", "" if cors is None else _cors_words(cors)),
+        ("rate limit by address", "; ".join(_limit_words(early))),
+        ("auth", " or ".join(policies.auth or ())),
+        ("csrf", "what other sites make a browser send is refused" if policies.csrf else ""),
+        ("authorise", who and who + report),
+        ("rate limit by identity", "; ".join(_limit_words(late))),
+    ]
+    if policies.auth and not policies.forward_credentials:
+        stages.append(("credentials", "stay with the gateway"))
+    return [(stage, does) for stage, does in stages if does]
+
+
+def _address_words(allow: model.Allow) -> Iterator[str]:
+    if allow.ip:
+        yield f"from {', '.join(map(str, allow.ip))}"
+    if allow.deny_ip:
+        yield f"not from {', '.join(map(str, allow.deny_ip))}"
+
+
+def _who_words(allow: model.Allow) -> Iterator[str]:
+    if allow.scopes:
+        yield f"scopes {' and '.join(allow.scopes)}"
+    if allow.claims:
+        yield f"claims {', '.join(allow.claims)}"
+    if allow.consumers:
+        yield f"consumer {' or '.join(allow.consumers)}"
+    if allow.groups:
+        yield f"group {' or '.join(allow.groups)}"
+
+
+def _limit_words(limits: list[tuple[str, model.RateLimit]]) -> Iterator[str]:
+    for name, limit in limits:
+        where = f" in {limit.store}" if limit.store is not None else ""
+        report = " (report)" if limit.mode == "report" else ""
+        yield f"{name}: {limit.rate} per {limit.key}{where}{report}"
 
 
 def _forward_stages(

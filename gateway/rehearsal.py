@@ -8,8 +8,9 @@ each other, or with what is served.
 
 from __future__ import annotations
 
+import importlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,11 +23,13 @@ from gateway.hops import address
 from gateway.routing.rewrite import compile_host, compile_rewrite
 from gateway.routing.router import Router
 from gateway.routing.template import percent_encode
+from gateway.withheld import Withheld
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from gateway.config import effective, model
+    from gateway.entering import Entering
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE | re.DOTALL)
 _AUTHORITY = re.compile(r"(?:[^\s:@\[\]/\\]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
@@ -51,6 +54,26 @@ class Outgoing:
         return [value for known, value in self.fields if known.lower() == name.lower()]
 
 
+class NeedsNetwork(Exception):
+    """Somebody else would have to be asked who this is."""
+
+    def __init__(self, policy: str, does: str = "asks others who this is") -> None:
+        super().__init__(
+            f"policy {policy} {does}, and nobody is asked here: "
+            "say who it is with claims or consumer"
+        )
+
+
+@dataclass(frozen=True)
+class Given:
+    """Whom a policy is said to have accepted."""
+
+    policy: str | None = None
+    """None: the route's first."""
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    consumer: str | None = None
+
+
 class Rehearsal:
     """One configuration, ready to be asked."""
 
@@ -60,6 +83,15 @@ class Rehearsal:
             ((route, route) for route in config.routes), config.server.ambiguous_paths
         )
         self._clients = Clients(config.server, traceparent=config.observability.traceparent)
+        self._entering: Entering | None = None
+
+    @property
+    def entering(self) -> Entering:
+        """Its policies. Raises ValueError or OSError, with a sentence for the user, for a file that one cannot use."""
+        if self._entering is None:
+            # By name: what has no `auth` is explained without clocks and loops.
+            self._entering = importlib.import_module("gateway.entering").Entering(self.config)
+        return self._entering
 
     # ── who asks ──
 
@@ -183,15 +215,21 @@ class Rehearsal:
         )
         exchange.upgrade = _upgrade(exchange, policies)
         edits = RequestEdits.compile(policies.headers.request)
-        gone = self._clients.dropped(exchange.peer_trusted) | (
-            edits.dropped if edits else frozenset()
+        authenticators = self.entering.authenticators if self.config.auth else {}
+        withheld = Withheld(route, authenticators)
+        gone = self._clients.dropped(exchange.peer_trusted) | withheld.fields
+        gone |= edits.dropped if edits else frozenset()
+        table = headers.FieldTable(
+            withheld.special, gone, self.config.server.underscore_headers, withheld.cookies
         )
-        table = headers.FieldTable(headers.REQUEST, gone, self.config.server.underscore_headers)
         lines = outbound.request_fields(exchange, table)
         rewrite = compile_rewrite(route, self.config.upstreams)
-        target = exchange.target if rewrite is None else rewrite(exchange, exchange.target)
+        target = withheld.target(exchange.target) if withheld.parameters else exchange.target
+        target = target if rewrite is None else rewrite(exchange, target)
         prefix = (policies.rewrite.strip_prefix or "").encode()
         lines += self._clients.forwarding(exchange, prefix)
+        if exchange.identity is not None:
+            lines += exchange.identity.lines
         if edits is not None:
             lines += edits.lines(exchange)
         host = compile_host(route)

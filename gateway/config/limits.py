@@ -20,6 +20,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from gateway.config import placeholders
 from gateway.config.addresses import Count
 from gateway.config.forms import Model, around
 from gateway.config.nodes import Map, Seq, Text
@@ -162,6 +163,15 @@ class RateLimit(Model):
         if per:
             items["key"] = value.derive(key.strip())
         return around(value, items)
+
+    @property
+    def of_identity(self) -> bool:
+        """Whether it has to be known who asks before it can be counted."""
+        texts = (self.rate, self.template, self.cost)
+        named = [
+            name for text in texts if isinstance(text, str) for name in placeholders.names(text)
+        ]
+        return any(map(placeholders.of_identity, named))
 
     @property
     def template(self) -> str:

@@ -1,0 +1,167 @@
+"""Who may come in, rehearsed: a route's own policies, asked about a request that nobody sent.
+
+Rules of this file: nothing is decided here; the middlewares are those of the data path, and the policies are made as
+they are for it, but remember no failure. What takes a network to tell is not asked, and that is said. No limit counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from gateway.auth import Inviting, Tools, making
+from gateway.auth.describing import Describing, words
+from gateway.clock import Clock
+from gateway.middleware import ADMITTED
+from gateway.middleware.base import Build
+from gateway.observe.entrance import AuthMeter, Entrance
+from gateway.observe.events import Events
+from gateway.rehearsal import NeedsNetwork
+
+if TYPE_CHECKING:
+    from gateway.auth import Authenticator
+    from gateway.config import effective, model
+    from gateway.exchange import Exchange, Handler, Reply
+    from gateway.identity import Identity
+    from gateway.rehearsal import Given
+
+COUNTING = frozenset({"rate_limit", "rate_limit_address", "rate_limit_identity"})
+"""Middlewares that a rehearsal leaves out: asking does not use anything up."""
+_SCOPES = ("scope", "scp", "scopes")
+
+
+class Entering:
+    """The policies of one configuration, ready to be asked."""
+
+    def __init__(self, config: effective.Config) -> None:
+        """Raises ValueError or OSError, with a sentence for the user, for a file that a policy cannot use."""
+        self.config = config
+        self.clock = Clock()
+        secrets = tuple(secret.reveal() for secret in config.server.secret)
+        events = Events(self.clock.wall)
+        self.authenticators: dict[str, Authenticator] = {
+            name: making.make(
+                name, _forgetful(policy), Tools(self.clock, AuthMeter(name), events, secrets)
+            )
+            for name, policy in config.auth.items()
+        }
+
+    def build(self, route: effective.Route, given: Given | None) -> Build:
+        """What middlewares are given. Raises ValueError for a client that the route would not accept so."""
+        unused: Any = None
+        metrics = cast("Any", SimpleNamespace(entrance=Entrance()))
+        accepted = None if given is None else self._accepted(route, given)
+        asked = {
+            name: (_Inviting if isinstance(policy, Inviting) else _Asked)(
+                policy, accepted, network=_takes_network(self.config.auth[name])
+            )
+            for name, policy in self.authenticators.items()
+        }
+        return Build(self.config, self.clock, metrics, None, {}, unused, unused, cast("Any", asked))
+
+    def around(self, route: effective.Route, handler: Handler, build: Build) -> Handler:
+        """`handler` behind all that may refuse a client."""
+        for name, wrap in reversed(ADMITTED):
+            if name not in COUNTING:
+                handler = wrap(route, handler, build)
+        return handler
+
+    def admit(
+        self, exchange: Exchange, route: effective.Route, given: Given | None
+    ) -> Reply | None:
+        """Let `exchange` in: it knows its client then. A Reply: what is answered instead.
+
+        Raises errors.GatewayError where it is refused, NeedsNetwork, and ValueError as `build` does.
+        """
+
+        async def inside(_: Exchange) -> None:
+            """Whatever the route does with it."""
+
+        handler = self.around(route, cast("Handler", inside), self.build(route, given))
+
+        async def wait() -> Reply | None:
+            return await handler(exchange)
+
+        # A thread, since the caller may be in a loop already.
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, wait()).result()
+
+    def _accepted(self, route: effective.Route, given: Given) -> Identity:
+        names = route.policies.auth
+        if not names:
+            raise ValueError(f"the route {route.name} has no auth, so nobody is known there")
+        name = given.policy or names[0]
+        if name not in names:
+            raise ValueError(
+                f"the route {route.name} does not accept the policy {name}: it accepts {', '.join(names)}"
+            )
+        settings = self.config.auth[name].settings
+        if given.consumer is not None:
+            settings = settings.replaced(consumer=None)
+        consumer = given.consumer or str(given.claims.get("sub", name))
+        scopes = [each for key in _SCOPES for each in words(given.claims.get(key))]
+        return Describing(name, settings).identity(consumer, given.claims, scopes=scopes)
+
+
+class _Asked:
+    """One policy, asked as a rehearsal asks."""
+
+    def __init__(self, policy: Authenticator, accepted: Identity | None, *, network: bool) -> None:
+        self._policy = policy
+        self._accepted = accepted
+        self._network = network
+        self.name = policy.name
+        self.taken, self.forwarded, self.challenge = (
+            policy.taken,
+            policy.forwarded,
+            policy.challenge,
+        )
+
+    def authenticate(self, exchange: Exchange) -> Identity | None:
+        """Raises errors.Unauthenticated as the policy does, and NeedsNetwork."""
+        if self._accepted is not None:
+            return self._accepted if self._accepted.policy == self.name else None
+        identity = self._policy.rehearse(exchange)
+        if identity is None and self._network and self._shown(exchange):
+            raise NeedsNetwork(self.name)
+        return identity
+
+    def _shown(self, exchange: Exchange) -> bool:
+        """Whether the request has anything where this policy looks."""
+        taken = self._policy.taken
+        cookies = exchange.headers.get("Cookie", "")
+        return (
+            any(name.decode("ascii") in exchange.headers for name in taken.headers)
+            or any(f"{name}=" in cookies for name in taken.cookies)
+            or any(f"{name}=" in exchange.query for name in taken.query)
+        )
+
+
+class _Inviting(_Asked):
+    """The same of one that shows a login page."""
+
+    def invite(self, exchange: Exchange) -> None:
+        """Raises NeedsNetwork where the client would be sent to a provider."""
+        asking = cast("Inviting", self._policy).invite(exchange)
+        if asking is not None:
+            if inspect.iscoroutine(asking):
+                asking.close()
+            raise NeedsNetwork(self.name, "sends who is not known to a provider")
+
+
+def _takes_network(policy: model.AuthPolicy) -> bool:
+    if policy.jwt is not None:
+        keys = policy.jwt.jwks
+        return keys is not None and (keys == "discover" or "://" in keys)
+    return policy.introspection is not None or policy.forward_auth is not None
+
+
+def _forgetful(policy: model.AuthPolicy) -> model.AuthPolicy:
+    """The same policy, slow to nobody: who tries things out is no burglar."""
+    settings = policy.settings
+    if "attempts" not in type(settings).model_fields:
+        return policy
+    return policy.replaced(**{policy.method: settings.replaced(attempts=None)})
