@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gateway.identity import Identity
     from gateway.rehearsal import Given
 
-COUNTING = frozenset({"rate_limit", "rate_limit_address", "rate_limit_identity"})
+COUNTING = frozenset({"rate_limit"})
 """Middlewares that a rehearsal leaves out: asking does not use anything up."""
 _SCOPES = ("scope", "scp", "scopes")
 
