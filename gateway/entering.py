@@ -60,7 +60,9 @@ class Entering:
             )
             for name, policy in self.authenticators.items()
         }
-        return Build(self.config, self.clock, metrics, None, {}, unused, unused, cast("Any", asked))
+        return Build(
+            self.config, self.clock, metrics, None, {}, unused, unused, cast("Any", asked), unused
+        )
 
     def around(self, route: effective.Route, handler: Handler, build: Build) -> Handler:
         """`handler` behind all that may refuse a client."""

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from gateway.config import later
 from gateway.config.addresses import Count, HeaderName, HeaderValue, Method, PathText
 from gateway.config.forms import NULL, Model, around, built_in
 from gateway.config.nodes import Map, Seq, Text
@@ -192,7 +191,6 @@ class TestRequest(Model):
     """The request of an inline test: `get: URL` and so on."""
 
     __test__ = False
-    later = later.TEST_REQUEST
 
     method: Method = Field(description="in full form; or get: URL")
     url: Annotated[str, AfterValidator(_whole)] = Field(description="with scheme and host")

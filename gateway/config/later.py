@@ -37,12 +37,3 @@ LISTENER = frozenset(
         "proxy_protocol",
     )
 )
-
-TEST_REQUEST = frozenset(
-    (
-        "auth",
-        "claims",
-        "consumer",
-    )
-)
-"""Of the request of an inline test."""

@@ -129,7 +129,6 @@ LATER = {
     "profiles.p": "allow compress",
     "routes.0": ("allow compress cache validate slo plugins forward_credentials compose"),
     "routes.0.websocket": "per_consumer max_message",
-    "tests.0.request": "auth claims consumer",
 }
 
 
