@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import asyncio
+    from collections import Counter
 
     from multidict import CIMultiDictProxy
 
@@ -78,6 +79,9 @@ class Exchange:
     """Who asks, once `auth` has told."""
     report: tuple[str, ...] = ()
     """Reasons for which it would have been refused, were some policy not in report mode."""
+
+    seats: Counter[str] | None = None
+    """Where its WebSocket is counted, by consumer."""
 
     # ── where it goes ──
     snapshot: Snapshot

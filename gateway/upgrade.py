@@ -37,7 +37,12 @@ class Upgrades:
         self._names = frozenset(name.lower() for name in policies.upgrade)
         self._websocket = policies.websocket
         self._idle = math.inf if policies.timeouts.idle is None else policies.timeouts.idle
-        self._counted = build.metrics.route(route.name).upgraded
+        meter = build.metrics.route(route.name)
+        self._counted = meter.upgraded
+        self._seats = meter.seats
+        self._per_consumer = None if self._websocket is None else self._websocket.per_consumer
+        if self._per_consumer is not None:
+            build.at_finish.append(_leave)
 
     def judge(self, exchange: Exchange) -> None:
         """Let an upgrade through, or go on with an ordinary request.
@@ -65,7 +70,18 @@ class Upgrades:
                 raise errors.BadRequest("the WebSocket handshake has no key")
             if fields.get("Sec-WebSocket-Version", "").strip() != "13":
                 raise errors.UpgradeRequired("the WebSocket version is not 13")
+            if self._per_consumer is not None and exchange.identity is not None:
+                self._sit_down(exchange, exchange.identity.consumer, self._per_consumer)
         exchange.upgrade = name
+
+    def _sit_down(self, exchange: Exchange, consumer: str, most: int) -> None:
+        """Count it until it has ended, from here on: handshakes that are under way count as well."""
+        if self._seats[consumer] >= most:
+            raise errors.TooManyConnections(
+                f"{consumer} has {most} WebSockets open (websocket.per_consumer)"
+            )
+        self._seats[consumer] += 1
+        exchange.seats = self._seats
 
     def switch(self, exchange: Exchange, wire: Wire) -> Switch:
         """The tunnel that the upstream has agreed to."""
@@ -75,3 +91,11 @@ class Upgrades:
             max_age = math.inf if settings.max_age is None else settings.max_age
             return Switch(wire, idle, max_age, self._counted)
         return Switch(wire, self._idle, math.inf, self._counted)
+
+
+def _leave(exchange: Exchange) -> None:
+    seats, exchange.seats = exchange.seats, None
+    if seats is not None and exchange.identity is not None:
+        seats[exchange.identity.consumer] -= 1
+        if not seats[exchange.identity.consumer]:
+            del seats[exchange.identity.consumer]

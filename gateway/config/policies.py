@@ -11,7 +11,15 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from gateway.config import later
-from gateway.config.addresses import HeaderName, HeaderValue, Method, Status, Token, is_token
+from gateway.config.addresses import (
+    Count,
+    HeaderName,
+    HeaderValue,
+    Method,
+    Status,
+    Token,
+    is_token,
+)
 from gateway.config.allow import Allow
 from gateway.config.browser import Cors, Hsts, SecurityHeaders
 from gateway.config.forms import TRUE, Model, around, built_in
@@ -207,10 +215,13 @@ class Rewrite(Model):
 class WebSocket(Model):
     """WebSocket tunnels."""
 
-    later = frozenset({"per_consumer", "max_message"})
+    later = frozenset({"max_message"})
 
     idle: Duration | None = Field(300.0, description="without a byte in either direction")
     max_age: Duration | None = Field(None, description="then it is closed")
+    per_consumer: Count | None = Field(
+        None, description="open at once for each client that `auth` knows, on this route"
+    )
 
 
 class Buffer(Model):

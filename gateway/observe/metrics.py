@@ -111,6 +111,8 @@ class RouteMeter:
         self._metrics = metrics
         self.in_flight = 0
         self.websockets = 0
+        self.seats: Counter[str] = Counter()
+        """Open and beginning WebSockets by consumer, where `websocket.per_consumer` limits them."""
         self.bytes_in = 0
         self.bytes_out = 0
         self.errors: Counter[str] = Counter()
