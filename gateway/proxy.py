@@ -134,8 +134,7 @@ class Proxy:
             _note(exchange, fault or errors.ClientClosed())
             if fault is None or exchange.incoming.protocol.transport is None:
                 raise
-            # A fault of ours cancelled it with the answer half out: break it off.
-            _uncancel()
+            _uncancel()  # a fault of ours cancelled it with the answer half out: it is broken off
             _cut(exchange)
             return END
         finally:
@@ -376,9 +375,8 @@ def _refused(exchange: Exchange, error: Exception) -> None:
     """No route will see it; still, the log says who asked, and the answer has its request id."""
     exchange.refusal = _named(exchange, error)
     if isinstance(error, errors.BadRequest):
-        exchange.close = (
-            True  # whoever speaks broken HTTP is not trusted with where the next request begins
-        )
+        # Whoever speaks broken HTTP is not trusted with where the next request begins.
+        exchange.close = True
     if not exchange.client_ip:
         inbound.name_host(exchange)
         with contextlib.suppress(Exception):

@@ -11,8 +11,6 @@ DOCUMENT = frozenset(("plugins",))
 
 POLICIES = frozenset(
     (
-        "allow",
-        "forward_credentials",
         "compress",
         "cache",
         "validate",

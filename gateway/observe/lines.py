@@ -130,10 +130,6 @@ def _json_line(masks: Masks, wall: Wall) -> Line:
         else:
             overhead = upstream_ms = "null"
         route, upstream, target = x.route.name, x.upstream, x.target_name
-        consumer = "null"
-        if x.identity is not None:
-            name = x.identity.consumer
-            consumer = known.get(name) or text(name)
         return (
             f'{{"time":"{stamp()}"'
             f',"request_id":{_word(x.request_id)}'
@@ -150,7 +146,7 @@ def _json_line(masks: Masks, wall: Wall) -> Line:
             f',"route":{names.get(route) or named(route)}'
             f',"upstream":{names.get(upstream) or named(upstream)}'
             f',"target":{names.get(target) or named(target)}'
-            f',"consumer":{consumer}'
+            f',"consumer":null'
             f',"duration_ms":{(x.ended - began) * 1000:.3f}'
             f',"overhead_ms":{overhead}'
             f',"upstream_ms":{upstream_ms}'
@@ -301,7 +297,7 @@ def _values(masks: Masks, wall: Wall) -> dict[str, Text]:
         "status": lambda x: str(x.status),
         "source": lambda x: x.source,
         "reason": lambda x: x.reason,
-        "consumer": lambda x: "" if x.identity is None else x.identity.consumer,
+        "consumer": absent,
         "tls": absent,
         "duration_ms": lambda x: f"{(x.ended - x.began) * 1000:.3f}",
         "overhead_ms": lambda x: _milliseconds(x, x.sent_at - x.began + x.replied_at - x.head_at),

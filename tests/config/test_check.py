@@ -125,10 +125,10 @@ LATER = {
     "listeners.0": "tls proxy_protocol",
     "admin": "write",
     "observability": "tracing",
-    "defaults": ("allow compress cache validate slo plugins forward_credentials"),
-    "profiles.p": "allow compress",
-    "routes.0": ("allow compress cache validate slo plugins forward_credentials compose"),
-    "routes.0.websocket": "per_consumer max_message",
+    "defaults": "compress cache validate slo plugins",
+    "profiles.p": "compress",
+    "routes.0": "compress cache validate slo plugins compose",
+    "routes.0.websocket": "max_message",
 }
 
 
