@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 GOODBYE = 0.8
 """Seconds for a frame to end and a Close to be answered; with the tick, one at most."""
-HALF_CLOSED = 30.0
-"""Seconds for which one direction may go on when the other has ended."""
 FLUSH = 10.0
 """Seconds for a closing transport to deliver what is buffered; then it is cut."""
 _LOOKS = 4
@@ -100,7 +98,6 @@ class Tunnel:
         self._unread = (0, 0)
         """Bytes that the client and the upstream had not taken at the last look."""
         self.oldest = self.last + max_age
-        self.half_until = math.inf
         self.leaving = False
         """A Close has gone, or is to go, out both ways."""
         self.closing = False
@@ -172,11 +169,6 @@ class Tunnel:
         if self.leaving and self.client.has_left() and self.upstream.has_left():
             self.close()
 
-    def half_close(self) -> None:
-        """One direction has ended; the other may go on for a while."""
-        self.half_until = self.clock.now() + min(self.idle, HALF_CLOSED)
-        self.due = min(self.due, self.half_until)
-
     def lost(self, pipe: Pipe, error: BaseException | None) -> None:
         """One connection is gone: the other follows."""
         if error is not None and not (self.closing or self.leaving or self.exchange.reason):
@@ -194,7 +186,7 @@ class Tunnel:
                 if pipe.transport is not None and not pipe.lost:
                     pipe.transport.abort()
             return
-        if self.leaving or now >= self.half_until:
+        if self.leaving:
             self.close()
             return
         self._look(now)
@@ -203,7 +195,7 @@ class Tunnel:
             self.go_away()
         else:
             look = now + self.idle / _LOOKS
-            self.due = min(look, self.last + self.idle, self.oldest, self.half_until)
+            self.due = min(look, self.last + self.idle, self.oldest)
 
     def _look(self, now: float) -> None:
         """A side that still reads what was sent to it is slow, not idle."""
@@ -305,10 +297,9 @@ class Pipe(asyncio.Protocol):
             # TLS ends in both directions at once.
             tunnel.close()
             return False
+        # One direction has ended; the other may go on for as long as any tunnel may.
         if other.eof:
             tunnel.close()
-        else:
-            tunnel.half_close()
         return True
 
     def pause_writing(self) -> None:

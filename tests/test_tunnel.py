@@ -21,7 +21,7 @@ from gateway.config import model
 from gateway.exchange import Exchange
 from gateway.incoming import END, Incoming
 from gateway.server import Server
-from gateway.tunnel import FLUSH, GOODBYE, HALF_CLOSED, Tunnels, tunnel
+from gateway.tunnel import FLUSH, GOODBYE, Tunnels, tunnel
 from gateway.upstream.wire import Dialer, Endpoint
 from tests.kit.answers import Answers
 from tests.kit.clock import FakeClock
@@ -419,20 +419,19 @@ async def test_the_end_of_one_direction_leaves_the_other_open(
     assert (await ends.rig.over()).reason == ""
 
 
-async def test_a_half_closed_tunnel_ends_after_its_limit(
-    join: Join,
-) -> None:
-    ends = await join(websocket=False)
+async def test_a_half_closed_tunnel_lasts_as_long_as_any(join: Join) -> None:
+    ends = await join(websocket=False, idle=60.0)
     ends.upstream.half_close()
     assert await ends.client.rest() == b""
-    await ends.rig.pass_time(HALF_CLOSED - 1)
-    await ends.client.send(b"on")
-    assert await ends.upstream.exactly(2) == b"on"
-    await ends.rig.pass_time(2)
+    for _ in range(5):
+        await ends.rig.pass_time(59)
+        await ends.client.send(b"on")
+        assert await ends.upstream.exactly(2) == b"on"
+    await ends.rig.pass_time(61)
     assert await ends.upstream.rest() == b""
     ends.client.close()
     ends.upstream.close()
-    assert (await ends.rig.over()).reason == ""
+    assert (await ends.rig.over()).reason == "websocket_timeout"
 
 
 # ── time ──
