@@ -95,9 +95,11 @@ class Forward:
         self._gathered = policies.buffer.request or 0
         self._policy = retry.Policy(policies.retry)
         self.uploads = Uploads(policies, server.limits, build.clock)
-        self._hedge = (
-            Hedge(policies.hedge, self._policy.share, build.clock) if policies.hedge else None
-        )
+        self._hedge = None
+        if policies.hedge is not None:
+            names = {branch.upstream for branch in answer.branches}
+            seen = {name: build.seconds(f"{route.name} {name}") for name in names}
+            self._hedge = Hedge(policies.hedge, self._policy.share, build.clock, seen)
         limits = (policies.timeouts.connect, self._policy.per_try)
         self._connect = min((limit for limit in limits if limit is not None), default=None)
         self.again_on = self._policy.statuses

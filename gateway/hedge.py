@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections import deque
 from typing import TYPE_CHECKING
 
 from gateway import errors, tasks
 from gateway.attempt import release
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections import deque
+    from collections.abc import Coroutine, Mapping
 
     from gateway.clock import Clock
     from gateway.config import model
+    from gateway.config.ranges import Quantile
     from gateway.exchange import Exchange, Reply
     from gateway.forward import Forward
     from gateway.outbound import Outbound
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 KNOWN = 20
 """Answers that must have been seen before a share of them says what is slow."""
-_REMEMBERED = 500
 _ANEW = 1.0
 """Seconds after which the share is worked out anew."""
 _LEASE = (
@@ -39,15 +39,20 @@ _LEASE = (
 class Hedge:
     """When the requests of one route are tried a second time at once."""
 
-    def __init__(self, settings: model.Hedge, share: float | None, clock: Clock) -> None:
-        """`share`: the retry budget's; None: there is none."""
-        self._after = settings.after
+    def __init__(
+        self,
+        settings: model.Hedge,
+        share: float | None,
+        clock: Clock,
+        seen: Mapping[str, deque[float]],
+    ) -> None:
+        """`share`: the retry budget's; None: there is none. `seen`: seconds of each upstream's last answers, which outlive a
+        reload.
+        """
+        self._late = {name: _Late(settings.after, answers, clock) for name, answers in seen.items()}
         self._most = settings.max
         self._share = share
         self._clock = clock
-        self._seen: deque[float] = deque(maxlen=_REMEMBERED)
-        self._delay: float | None = None
-        self._worked_out_at = 0.0
 
     def applies(self, exchange: Exchange) -> bool:
         """Whether a request may be tried twice at once. A copy for a mirror is taken of one try only."""
@@ -64,7 +69,8 @@ class Hedge:
         """The answer of whichever try has one first. Raises errors.GatewayError: that of the first try."""
         race = _Race()
         race.enter(exchange, forward.tries(exchange, group, request))
-        began, delay = self._clock.now(), self.delay()
+        late = self._late[group.upstream.name]
+        began, delay = self._clock.now(), late.after()
         timer = None if delay is None else self._clock.call_later(delay, race.late)
         hedges = 0
         try:
@@ -83,24 +89,13 @@ class Hedge:
             if timer is not None:
                 timer.cancel()
             await race.end(None)
-        self._seen.append(self._clock.now() - began)
+        late.seen.append(self._clock.now() - began)
         if hedges:
             outcome = "lost" if won is exchange else "won"
             group.upstream.meter.hedges[outcome] += 1
             group.upstream.meter.hedges["lost"] += hedges - 1
         _adopt(exchange, won, hedges)
         return race.replies[won]
-
-    def delay(self) -> float | None:
-        """Seconds after which a try is slow; None while that is not known."""
-        if isinstance(self._after, float):
-            return self._after
-        now = self._clock.now()
-        if len(self._seen) >= KNOWN and now - self._worked_out_at >= _ANEW:
-            self._worked_out_at = now
-            seen = sorted(self._seen)
-            self._delay = seen[min(len(seen) - 1, int(self._after.share * len(seen)))]
-        return self._delay
 
     def _enter(
         self, race: _Race, forward: Forward, exchange: Exchange, group: Group, request: Outbound
@@ -124,6 +119,29 @@ class Hedge:
             return False
         race.enter(other, forward.try_once(other, group, target, request))
         return True
+
+
+class _Late:
+    """When an upstream's answer is late."""
+
+    def __init__(self, after: float | Quantile, seen: deque[float], clock: Clock) -> None:
+        self._after = after
+        self._clock = clock
+        self.seen = seen
+        """Seconds of its last answers."""
+        self._delay: float | None = None
+        self._worked_out_at = -_ANEW
+
+    def after(self) -> float | None:
+        """Seconds after which a try is slow; None while that is not known."""
+        if isinstance(self._after, float):
+            return self._after
+        now = self._clock.now()
+        if len(self.seen) >= KNOWN and now - self._worked_out_at >= _ANEW:
+            self._worked_out_at = now
+            seen = sorted(self.seen)
+            self._delay = seen[min(len(seen) - 1, int(self._after.share * len(seen)))]
+        return self._delay
 
 
 class _Race:

@@ -11,6 +11,7 @@ ended (a streamed body outlives the handler's return) is registered with `build.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -32,6 +33,14 @@ Layer: TypeAlias = "tuple[str, Callable[[effective.Route, Handler, Build], Handl
 """A middleware's name and its `wrap`."""
 
 
+ANSWERS = 500
+"""Answers whose seconds are remembered."""
+
+
+def _of_nobody(_: str) -> deque[float]:
+    return deque(maxlen=ANSWERS)
+
+
 @dataclass(slots=True)
 class Build:
     """What the compiler hands to `wrap`: long-lived things, looked up once at load."""
@@ -46,5 +55,7 @@ class Build:
     authenticators: Mapping[str, Authenticator]
     """By name of the policy under `auth:`."""
     limits: Stores
+    seconds: Callable[[str], deque[float]] = _of_nobody
+    """By name: how long the last answers took. One that was there before a reload goes on."""
     at_finish: list[Finish] = field(default_factory=list)
     """Callbacks of the route under compilation, called once when an exchange has ended."""

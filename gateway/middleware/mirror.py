@@ -176,9 +176,12 @@ class Mirror:
             wire = None if fresh else connections.take()
             if wire is None:
                 wire = await connections.make(timeouts.connect, timeouts.pool_wait)
-            message, payload = await self._head(shot, target, wire, end)
+            sent_at = self._clock.now()
+            message, payload = await self._head(shot, target, wire, sent_at, end)
             body = await self._body(wire, payload, end)
             whole = body is not None
+            if whole:
+                target.last_byte(self._clock.now() - sent_at)
             return Answer(message.code, message.raw_headers, body)
         finally:
             target.in_flight -= 1
@@ -190,13 +193,12 @@ class Mirror:
                     wire.end()
 
     async def _head(
-        self, shot: Shot, target: Target, wire: Wire, end: float
+        self, shot: Shot, target: Target, wire: Wire, sent_at: float, end: float
     ) -> tuple[RawResponseMessage, StreamReader]:
         wire.prepare(head_only=shot.method == "HEAD", trailers=False)
         wire.overdue = errors.UpstreamHeaderTimeout
         if wire.transport is None:
             raise wire.translate(ConnectionError("lost"))
-        sent_at = self._clock.now()
         wire.transport.write(shot.framed(target))
         wire.due = _sooner(end, sent_at, self._upstream.settings.timeouts.first_byte)
         meter = self._upstream.meter

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,7 +27,7 @@ from gateway.limits.local import LocalStore
 from gateway.limits.stores import Stores
 from gateway.middleware import redirect, respond, static
 from gateway.middleware.answer_edits import compile_edits
-from gateway.middleware.base import Build
+from gateway.middleware.base import ANSWERS, Build
 from gateway.middleware.edit_headers import edited
 from gateway.middleware.mirror import Mirrors
 from gateway.middleware.shed import Shedding
@@ -87,6 +88,7 @@ def snapshot(
         mirrors=claims.claim("mirrors", "", Mirrors),
         authenticators=authenticators,
         limits=_limits(config, claims, metrics, clock),
+        seconds=lambda name: claims.claim("seconds", name, lambda: deque(maxlen=ANSWERS)),
     )
     compiler = _Compiler(build, clients, at_finish)
     routes = [(route, compiler.route(route)) for route in config.routes]

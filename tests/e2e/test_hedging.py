@@ -44,18 +44,18 @@ class Slow:
             await peer.send(reply(b"slow"))
 
 
+def written(slow: Origin, quick: Origin, **route: Any) -> dict[str, Any]:
+    return {
+        "upstreams": {
+            "up": {"targets": [slow.url, quick.url], "balance": "round_robin", "eject": "off"}
+        },
+        "routes": [{"name": "all", "path": "/*", "to": "up", "hedge": {"after": "1s"}, **route}],
+    }
+
+
 async def start(gateway: MakeGateway, slow: Origin, quick: Origin, **route: Any) -> Running:
     """Round robin: the first request goes to `slow`."""
-    return await gateway(
-        {
-            "upstreams": {
-                "up": {"targets": [slow.url, quick.url], "balance": "round_robin", "eject": "off"}
-            },
-            "routes": [
-                {"name": "all", "path": "/*", "to": "up", "hedge": {"after": "1s"}, **route}
-            ],
-        }
-    )
+    return await gateway(written(slow, quick, **route))
 
 
 async def hedges(running: Running, outcome: str, count: float = 1) -> None:
@@ -260,3 +260,78 @@ async def test_after_a_share_of_late_waits_until_enough_is_known(
         assert (await client.response()).body == b"ok"
     assert len(slow.requests) > seen
     await hedges(running, "won")
+
+
+async def test_what_is_late_is_still_known_after_a_reload(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    script = Slow()
+    script.go.set()
+    slow, quick = await origin(script), await origin(OK)
+    running = await start(gateway, slow, quick, hedge={"after": "p95"})
+    client = await raw(running)
+    for _ in range(41):
+        assert (await client.ask(GET)).status == 200
+    for after in ("p95", "p90"):  # what has been seen does not depend on what is asked of it
+        config = written(slow, quick, hedge={"after": after}, timeouts={"first_byte": "40s"})
+        here = {"listeners": [{"bind": "127.0.0.1:0"}], "admin": "off"}
+        await running.gateway.reload({**here, **config})
+        script.go.clear()
+        seen = len(slow.requests)
+        for _ in range(2):  # one of the two goes to the slow one, and is answered by the other
+            await client.send(GET)
+            if len(slow.requests) == seen:
+                await asyncio.sleep(0.05)
+            running.clock.advance(30)
+            assert (await client.response()).body == b"ok"
+        assert len(slow.requests) > seen
+        script.go.set()
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_each_branch_of_a_split_has_its_own_idea_of_what_is_late(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, same: bool
+) -> None:
+    script = Slow()
+    script.go.set()
+    slow, quick, other = await origin(script), await origin(OK), await origin(OK)
+    branches = [
+        {"upstream": "up", "weight": 1, "sticky_by": "header.x-branch"},
+        {"upstream": "new", "weight": 1},
+    ]
+    config = written(slow, quick, split=branches, hedge={"after": "p95"})
+    del config["routes"][0]["to"]
+    config["upstreams"]["new"] = {"targets": [other.url]}
+    if not same:
+        config["upstreams"]["new"]["timeouts"] = {"idle": "5s"}
+    running = await gateway(config)
+    client = await raw(running)
+
+    def by(number: int) -> bytes:
+        return b"GET /x HTTP/1.1\r\nHost: a.test\r\nX-Branch: %d\r\n\r\n" % number
+
+    number = 0
+    while not other.requests:
+        number += 1
+        await client.ask(by(number))
+    for _ in range(30):
+        await client.ask(by(number))
+    here = 0
+    while len(slow.requests) + len(quick.requests) < 1:
+        here += 1
+        await client.ask(by(here))
+    script.go.clear()
+    seen = len(slow.requests)
+    while len(slow.requests) == seen:
+        before = len(quick.requests)
+        await client.send(by(here))
+        async with asyncio.timeout(PATIENCE):
+            while len(slow.requests) == seen and len(quick.requests) == before:
+                await asyncio.sleep(0.01)
+        if len(slow.requests) == seen:
+            assert (await client.response()).status == 200
+    running.clock.advance(20)
+    await asyncio.sleep(0.02)
+    assert running.metric("gateway_hedges_total") == 0, "nothing is known of this one"
+    script.go.set()
+    assert (await client.response()).body == b"slow"

@@ -44,6 +44,27 @@ async def results(running: Running, **expected: int) -> None:
 # ── the copy ──
 
 
+async def test_a_copy_that_is_answered_counts_for_the_mirrors_upstream_to_its_last_byte(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    async def script(peer: Peer) -> None:
+        for body in (b"ok", b"ok"):
+            await peer.request()
+            await peer.send(reply(body))
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+
+    up, copy = await origin(), await origin(script)
+    running = await gateway(mirrored(up, copy))
+    client = await raw(running)
+    for matches, failed in ((1, 0), (2, 0), (2, 1)):
+        assert (await client.ask(get())).status == 200
+        await results(running, match=matches, failed=failed)
+    last_byte = "gateway_upstream_time_to_last_byte_seconds_count"
+    assert running.metric(last_byte, upstream="copy") == 2, "a half answer has no last byte"
+    assert running.metric("gateway_upstream_request_duration_seconds_count", upstream="copy") == 3
+
+
 async def test_the_mirror_gets_what_the_upstream_got_with_the_marker_behind_it(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
 ) -> None:
