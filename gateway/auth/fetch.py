@@ -36,6 +36,7 @@ LARGEST = 256 * 1024
 """Bytes of an answer. Key sets have 2 to 20 KiB."""
 MOST_CONNECTIONS = 64
 """To all providers of one authenticator; more questions wait, within their time."""
+_LARGE = 16 * 1024
 _KEPT = 4.0
 """Seconds for which a connection rests: servers close theirs after five."""
 
@@ -117,6 +118,8 @@ class Fetch:
             led = " (redirects are not followed)" if 300 <= answer.status < 400 else ""
             raise FetchError(f"{where}: status {answer.status}{led}")
         try:
+            if len(answer.body) > _LARGE:  # the loop has other things to do for ten milliseconds
+                return await asyncio.to_thread(documents.read, answer.body)
             return documents.read(answer.body)
         except documents.BadDocument as error:
             raise FetchError(f"{where}: no answer that can be used: {error}") from None

@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from yarl import URL
+
 from gateway import errors
 from gateway.auth.bearer import CHALLENGE, Bearer, consumer_of, for_one_of, scopes_of
 from gateway.auth.describing import Describing
-from gateway.auth.fetch import Fetch, FetchError, Single, client_credentials
+from gateway.auth.fetch import Fetch, FetchError, Single, client_credentials, shown
 from gateway.auth.remembered import Remembered, digest
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Introspection:
         self.name = name
         self._clock = tools.clock
         self._url = settings.url
+        self._shown = shown(URL(settings.url))
         self._authorization = client_credentials(
             settings.client_id, settings.client_secret.reveal()
         )
@@ -105,8 +108,10 @@ class Introspection:
         try:
             end = self._judge(answer)
         except _Refused as error:
-            until = self._clock.now() + min(NOT_ACTIVE, self._kept)
-            self._unknown.put(key, (error.outcome, error.why), until, len(token))
+            kept = min(NOT_ACTIVE, self._kept)
+            if kept > 0:
+                until = self._clock.now() + kept
+                self._unknown.put(key, (error.outcome, error.why), until, len(token))
             raise
         identity = self._describing.identity(
             consumer_of(answer, self.name, ("sub", "username", "client_id")),
@@ -122,19 +127,28 @@ class Introspection:
     def _judge(self, answer: dict[str, Any]) -> float:
         """Unix seconds from which on it counts no more. Raises _Refused, or FetchError for what is no answer."""
         if not isinstance(answer.get("active"), bool):
-            raise FetchError(f"{self._url.partition('?')[0]}: its answer does not say `active`")
+            raise FetchError(f"{self._shown}: its answer does not say `active`")
         if answer["active"] is not True:
             raise _Refused("inactive", "the issuer does not know it, or not any more")
         now = self._clock.wall()
-        if _number(answer, "nbf", -math.inf) > now:
+        if self._time(answer, "nbf", -math.inf) > now:
             raise _Refused("inactive", "it is not valid yet (nbf)")
-        end = _number(answer, "exp", math.inf)
+        end = self._time(answer, "exp", math.inf)
         if end <= now:
             raise _Refused("expired", "it has expired")
-        # An answer need not repeat `aud`: it is about a token that this client may ask about.
-        if not for_one_of(answer, self._audience) and (self._audience or "aud" not in answer):
+        # Where no audience is wanted any will do: the endpoint tells whether this client may have the token.
+        if self._audience and not for_one_of(answer, self._audience):
             raise _Refused("wrong_audience", "it is for another audience")
         return end
+
+    def _time(self, answer: dict[str, Any], name: str, default: float) -> float:
+        """Unix seconds. Raises FetchError."""
+        value = answer.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e15:
+            raise FetchError(f"{self._shown}: its answer's {name} is no time")
+        return float(value)
 
 
 class _Refused(Exception):
@@ -144,15 +158,6 @@ class _Refused(Exception):
         super().__init__(why)
         self.outcome = outcome
         self.why = why
-
-
-def _number(answer: dict[str, Any], name: str, default: float) -> float:
-    value = answer.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e15:
-        raise FetchError(f"its answer's {name} is no time")
-    return float(value)
 
 
 def make(name: str, settings: model.Introspection, tools: Tools) -> Introspection:

@@ -8,9 +8,7 @@ that there are have not been looked at for long because nothing was asked for. T
 
 from __future__ import annotations
 
-import asyncio
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from yarl import URL
@@ -19,12 +17,14 @@ from gateway import errors
 from gateway.auth import documents
 from gateway.auth.fetch import LARGEST, Fetch, FetchError, Single, refused, shown
 from gateway.auth.keys import Ring, read
+from gateway.files import Unreadable, Watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gateway.auth import Tools
     from gateway.auth.keys import Key
+    from gateway.clock import Clock
 
 WELL_KNOWN = ".well-known/openid-configuration"
 COOL_DOWN = 10.0
@@ -71,37 +71,33 @@ class Web:
 class File:
     """A JWKS in a file, which is read again when it has changed."""
 
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._stamp: tuple[int, int, int] | None = None
+    def __init__(self, path: str, clock: Clock) -> None:
+        self._file = Watched(path, _document, clock, most=LARGEST)
         self.what = path
 
-    def read(self) -> dict[str, Any] | None:
-        """Read it, if it has changed. Raises ValueError."""
+    def first(self) -> dict[str, Any]:
+        """Read it now. Raises ValueError."""
         try:
-            status = self._path.stat()
-            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-            if stamp == self._stamp:
-                return None
-            with self._path.open("rb") as stream:
-                data = stream.read(LARGEST + 1)
-        except OSError as error:
-            raise ValueError(f"{self.what}: {error.strerror or error}") from None
-        if len(data) > LARGEST:
-            raise ValueError(f"{self.what}: it is larger than {LARGEST} bytes")
-        try:
-            document = documents.read(data)
-        except documents.BadDocument as error:
+            return self._file.first()
+        except Unreadable as error:
             raise ValueError(f"{self.what}: {error}") from None
-        self._stamp = stamp  # a file that is half written is read again
-        return document
 
     async def load(self) -> dict[str, Any] | None:
-        """The same, off the loop."""
-        return await asyncio.to_thread(self.read)
+        """Read it, off the loop, if it has changed. Raises ValueError, once for each state of the file."""
+        try:
+            return await self._file.look()
+        except Unreadable as error:
+            raise ValueError(f"{self.what}: {error}") from None
 
     async def aclose(self) -> None:
         """Nothing is held."""
+
+
+def _document(content: bytes) -> dict[str, Any]:
+    try:
+        return documents.read(content)
+    except documents.BadDocument as error:
+        raise Unreadable(str(error)) from None
 
 
 def well_known(issuer: str) -> str:
@@ -224,12 +220,14 @@ class Keys:
         """Look once. Never fails: what is wrong is in `problem`."""
         try:
             document = await self._source.load()
-            if document is not None:
-                self.take(document)
-                self._meter.refreshes["success"] += 1
+            if document is None:
+                self._unchanged()
+                return
+            self.take(document)
         except (FetchError, ValueError) as error:
             self._failed(str(error))
             return
+        self._meter.refreshes["success"] += 1
         self.looked()
         if self.problem is not None:
             self.problem = None
@@ -242,6 +240,13 @@ class Keys:
         self._looked = now
         self._again = now + self._cool_down
         self._meter.keys_age = self.age
+
+    def _unchanged(self) -> None:
+        """A file is what it was: good, or what was wrong with it."""
+        if self.problem is None:
+            self.looked()
+        else:
+            self._again = self._clock.now() + self._cool_down
 
     def _failed(self, why: str) -> None:
         self._meter.refreshes["failure"] += 1

@@ -12,6 +12,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 LONGEST = 8192
 """Characters of a token. At that length a signature takes half a millisecond to check, most of it for reading base64."""
 LONGEST_KID = 256
+MOST_TRIED = 4
+"""Keys that one token is tried with, where several bear its `kid`, or none: issuers that do so have two at most."""
 
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _NOT_SPOKEN = {
@@ -82,14 +85,14 @@ def header_of(token: str) -> Header:
 
 def verified(token: str, header: Header, keys: Iterable[Key]) -> tuple[dict[str, Any], Key]:
     """The claims, and which of `keys` has signed them. Raises BadSignature, or Malformed for claims that are no JSON."""
-    for key in keys:
-        if header.alg in key.algorithms:
-            payload = _payload(token, header.alg, key)
-            if payload is not None:
-                try:
-                    return documents.read(payload), key
-                except documents.BadDocument as error:
-                    raise Malformed(f"its claims: {error}") from None
+    fitting = (key for key in keys if header.alg in key.algorithms)
+    for key in islice(fitting, MOST_TRIED):
+        payload = _payload(token, header.alg, key)
+        if payload is not None:
+            try:
+                return documents.read(payload), key
+            except documents.BadDocument as error:
+                raise Malformed(f"its claims: {error}") from None
     raise BadSignature("no key that is trusted has signed it")
 
 

@@ -228,9 +228,9 @@ def _ring(name: str, settings: model.Jwt, tools: Tools) -> _Ring:
     where = settings.jwks or "discover"
     algorithms = jws.usable(settings.algorithms)
     if where != "discover" and "://" not in where:
-        file = jwks.File(where)
+        file = jwks.File(where, tools.clock)
         ring = jwks.Keys(name, algorithms, tools, file, jwks.LOOK)
-        ring.take(file.read() or {})
+        ring.take(file.first())
         ring.looked()
         return ring
     fetch = Fetch(tools.clock, timeout=settings.timeout)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 MOST = 64
 """Keys of one document; more are left out."""
-MOST_TRIED = 4
-"""Keys that a token without `kid` is tried with: issuers that leave it out have one or two."""
 LARGEST_RSA = 8192
 """Bits. Checking takes a time that grows with the square of it."""
 SMALLEST_RSA = 2048
@@ -78,8 +76,7 @@ class Ring:
         """Those that may have signed it, maybe none of them for `alg`; None: no key is called `kid`."""
         if kid is not None:
             return self._by_kid.get(kid) or self._nameless or None
-        fitting = [key for key in self.keys if alg in key.algorithms]
-        return tuple(fitting[:MOST_TRIED]) or None
+        return tuple(key for key in self.keys if alg in key.algorithms) or None
 
     def replaced(self, keys: Iterable[Key]) -> Ring:
         """A ring of `keys`; those that are in this one already stay what they are, the others of it are dead."""

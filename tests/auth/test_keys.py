@@ -98,11 +98,6 @@ def test_a_key_is_found_by_its_name_and_one_without_a_name_by_any() -> None:
     assert both.find("bad", "RS256") == (nameless,)
 
 
-def test_a_token_without_a_name_is_tried_with_a_few_keys_only() -> None:
-    ring = keys.Ring(keys.read({"keys": [jwk(EC, str(n)) for n in range(9)]}, ALL)[0])
-    assert len(ring.find(None, "ES256") or ()) == keys.MOST_TRIED
-
-
 def test_a_key_that_is_still_there_stays_what_it_is_and_others_die() -> None:
     before = keys.Ring(keys.read({"keys": [GOOD, jwk(RSA, "old")]}, ALL)[0])
     after = before.replaced(keys.read({"keys": [jwk(OTHER_RSA, "new"), GOOD]}, ALL)[0])

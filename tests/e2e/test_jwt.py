@@ -6,8 +6,10 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from gateway.auth.jwks import COOL_DOWN, LOOK
 from gateway.tasks import spawn
@@ -15,6 +17,7 @@ from tests.e2e.conformance.conftest import get, post, problem
 from tests.kit.clock import FakeClock
 from tests.kit.guarded import Guarded
 from tests.kit.issuer import SECRET, Issuer, jwk
+from tests.kit.login import program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -300,3 +303,34 @@ async def test_no_token_is_in_logs_or_metrics(
     for token in (good, bad):
         for part in token.split(".")[1:]:
             assert part not in said
+
+
+async def test_a_token_of_a_real_provider(
+    guarded: Guarded, origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    """oidc-provider-mock signs with a library that is not ours, and publishes its keys in its own way."""
+    async with program() as provider, aiohttp.ClientSession() as browser:
+        asked = {
+            "client_id": "web", "redirect_uri": "http://localhost/", "response_type": "code",
+            "scope": "openid", "nonce": "n",
+        }  # fmt: skip
+        there = f"{provider.url}/oauth2/authorize"
+        async with browser.post(
+            there, params=asked, data={"sub": "ann"}, allow_redirects=False
+        ) as sent:
+            code = URL(sent.headers["Location"]).query["code"]
+        form = {
+            "grant_type": "authorization_code", "code": code, "client_id": "web",
+            "client_secret": "any", "redirect_uri": asked["redirect_uri"],
+        }  # fmt: skip
+        async with browser.post(f"{provider.url}/oauth2/token", data=form) as got:
+            token = (await got.json())["id_token"]
+        async with browser.get(f"{provider.url}/.well-known/openid-configuration") as document:
+            issuer = (await document.json())["issuer"]
+        jwt = {"issuer": issuer, "audience": "web", "forward": {"X-User": "{claim.sub}"}}
+        await guarded.start({"staff": {"jwt": jwt}})
+        await guarded.accepted(token)
+        assert guarded.up.only.get("x-user") == b"ann"
+        head, claims, signature = token.split(".")
+        await guarded.refused(f"{head}.{claims}.{signature[::-1]}", "bad_signature")
+        await guarded.refused(guarded.issuer.sign(iss=issuer, aud="web"), "unknown_key")
