@@ -300,9 +300,9 @@ def _field(reply: Reply, name: bytes) -> str:
 def _answer(route: effective.Route, config: effective.Config) -> dict[str, Any]:
     answer = route.answer
     if not isinstance(answer, effective.Forward):
-        if isinstance(answer, effective.SignIn):
-            return {"kind": "sign_in", "sign_in": {answer.does: f"auth.{answer.policy}"}}
-        kind = type(answer).__name__.lower()
+        kind = "sign_in"
+        if not isinstance(answer, effective.SignIn):
+            kind = type(answer).__name__.lower()
         shown = masking.route(route)[kind]
         return {"kind": kind, kind: shown}
     chosen = heaviest(answer)

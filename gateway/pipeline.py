@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from gateway.config import effective, model
+from gateway.config import effective, model, sign_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ def pipeline(
     if overload is not None and policies.importance in overload.shed:
         late = f"{duration(overload.loop_lag)} late for {duration(overload.for_)}"
         stages.append(("overload", f"503 while the event loop is {late}"))
-    stages += _entrance(route)
+    stages += _entrance(route, config)
     if policies.fault is not None:
         stages.append(("fault", ", ".join(_fault_words(policies.fault))))
     if isinstance(route.answer, effective.Forward):
@@ -81,7 +81,9 @@ def _matcher(route: effective.Route) -> str:
     return " ".join(words + ([f"when {', '.join(when)}"] if when else []))
 
 
-def _entrance(route: effective.Route) -> list[tuple[str, str]]:
+def _entrance(
+    route: effective.Route, config: effective.Config | None
+) -> list[tuple[str, str]]:
     """Who may come in, and how fast: what needs no credentials first."""
     policies = route.policies
     allow, cors = policies.allow, policies.cors
@@ -97,7 +99,7 @@ def _entrance(route: effective.Route) -> list[tuple[str, str]]:
         ("CORS preflight", "" if cors is None else _cors_words(cors)),
         ("rate limit by address", "; ".join(_limit_words(early))),
         ("auth", " or ".join(policies.auth or ())),
-        ("csrf", "what other sites make a browser send is refused" if policies.csrf else ""),
+        ("csrf", _csrf_words(route, config)),
         ("authorise", who and who + report),
         ("rate limit by identity", "; ".join(_limit_words(late))),
     ]
@@ -311,6 +313,17 @@ def _cors_words(cors: model.Cors) -> str:
     origins = ", ".join(one.text or f"regex {one.regex}" for one in cors.origins)
     cookies = " with credentials" if cors.credentials else ""
     return f"answered here: {' '.join(cors.methods)} from {origins}{cookies}"
+
+
+def _csrf_words(route: effective.Route, config: effective.Config | None) -> str:
+    names = sign_in.protected(route, {} if config is None else config.auth)
+    if names is None:
+        return "what other sites make a browser send is refused"
+    if not names:
+        return None
+    return (
+        f"what other sites make a browser send is refused with a session of {' and '.join(sorted(names))}"
+    )
 
 
 def _browser_words(policies: model.Policies) -> Iterator[str]:

@@ -95,6 +95,8 @@ def route(route: effective.Route) -> dict[str, object]:
         for key in differing:
             del policies[key]
         made["split"] = split
+    elif isinstance(answer, effective.SignIn):
+        made["sign_in"] = {answer.does: f"auth.{answer.policy}"}
     else:
         key = type(answer).__name__.lower()
         made[key] = _plain(answer, origins, (key,))

@@ -1,4 +1,4 @@
-"""Routes that nobody has written: where a login at a provider comes back to, and where it ends.
+"""What a login at a provider brings about though nobody has written it: two routes, and protection from other sites.
 
 Rules of this file: a policy `oidc` that some route uses has its `callback` and `logout` on the hosts of those routes. They
 are routes like any other: matched, listed, explained, and in conflict with one that is written for the same path. What
@@ -55,3 +55,18 @@ def routes(
                 place=places[name],
                 origins={},
             )
+
+
+def protected(
+    route: effective.Route, auth: Mapping[str, model.AuthPolicy]
+) -> frozenset[str] | None:
+    """The policies of `auth` whose clients `csrf` is for on a route: maybe none; None: it is for everybody.
+
+    Where `csrf` is not written it is on for logins: theirs are the cookies that a browser adds by itself.
+    """
+    if route.policies.csrf:
+        return None
+    if "csrf" in route.origins:  # it is off, by somebody's word
+        return frozenset()
+    names = route.policies.auth or ()
+    return frozenset(name for name in names if name in auth and auth[name].oidc is not None)

@@ -16,6 +16,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gateway import errors
+from gateway.config.sign_in import protected as protected_on
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,7 +33,7 @@ _OWN = frozenset(("same-origin", "none"))
 
 def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
     """Refuse what another site has begun; `forward` itself where nobody is protected."""
-    protected = sessions(route, build.config)
+    protected = protected_on(route, build.config.auth)
     if protected is not None and not protected:
         return forward
     trusted = _trusted(route.policies.cors)
@@ -46,16 +47,6 @@ def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
         return forward(exchange)
 
     return csrf
-
-
-def sessions(route: effective.Route, config: effective.Config) -> frozenset[str] | None:
-    """The policies of `auth` whose clients are protected on a route: maybe none; None: everybody is."""
-    if route.policies.csrf:
-        return None
-    if "csrf" in route.origins:  # it is off, by somebody's word
-        return frozenset()
-    names = route.policies.auth or ()
-    return frozenset(name for name in names if config.auth[name].oidc is not None)
 
 
 def check(exchange: Exchange, trusted: Callable[[str], bool]) -> None:

@@ -153,6 +153,7 @@ class Provider(Issuer):
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/authorize" and request.path not in self.answers:
+            self.asked["/authorize"] = self.asked.get("/authorize", 0) + 1
             return self._authorize(dict(request.query))
         if request.path == "/token" and request.path not in self.answers:
             self.asked["/token"] = self.asked.get("/token", 0) + 1
