@@ -81,9 +81,7 @@ def _matcher(route: effective.Route) -> str:
     return " ".join(words + ([f"when {', '.join(when)}"] if when else []))
 
 
-def _entrance(
-    route: effective.Route, config: effective.Config | None
-) -> list[tuple[str, str]]:
+def _entrance(route: effective.Route, config: effective.Config | None) -> list[tuple[str, str]]:
     """Who may come in, and how fast: what needs no credentials first."""
     policies = route.policies
     allow, cors = policies.allow, policies.cors
@@ -321,9 +319,7 @@ def _csrf_words(route: effective.Route, config: effective.Config | None) -> str:
         return "what other sites make a browser send is refused"
     if not names:
         return None
-    return (
-        f"what other sites make a browser send is refused with a session of {' and '.join(sorted(names))}"
-    )
+    return f"what other sites make a browser send is refused with a session of {' and '.join(sorted(names))}"
 
 
 def _browser_words(policies: model.Policies) -> Iterator[str]:
