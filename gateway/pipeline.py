@@ -318,7 +318,7 @@ def _csrf_words(route: effective.Route, config: effective.Config | None) -> str:
     if names is None:
         return "what other sites make a browser send is refused"
     if not names:
-        return None
+        return ""
     return f"what other sites make a browser send is refused with a session of {' and '.join(sorted(names))}"
 
 
