@@ -72,6 +72,7 @@ class ClientConnection(RequestHandler):
         "server",
         "tls",
         "under_way",
+        "unwelcome",
     )  # fmt: skip
 
     def __init__(self, server: Server, **options: Any) -> None:
@@ -103,6 +104,8 @@ class ClientConnection(RequestHandler):
         self.tls: Encryption | None = None
         """What was agreed upon where it is encrypted."""
         self.admitted = True
+        self.unwelcome: errors.GatewayError | type[errors.GatewayError] = errors.TooManyConnections
+        """What the first request is told where it is not admitted."""
         self.handled = 0
         """Requests that were answered on this connection; counted only where they are limited."""
         self._beginning = False
@@ -114,13 +117,14 @@ class ClientConnection(RequestHandler):
         """A segment was longer than a head may be: from now on each head is measured."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = transport.get_extra_info("peername")
-        self.address = peer[0] if isinstance(peer, tuple) else "unix"
+        if not self.address:  # else the door has asked, and counted it
+            peer = transport.get_extra_info("peername")
+            self.address = peer[0] if isinstance(peer, tuple) else "unix"
+            self.admitted = self.server.admission.enter(self.address)
         secure = transport.get_extra_info("ssl_object")
         if secure is not None:
             self.tls = transport.get_extra_info("encryption") or Encryption.of(secure)
         self._made = self.clock.now()
-        self.admitted = self.server.admission.enter(self.address)
         super().connection_made(transport)
         if self.server.admission.total > self.server.admission.ceiling:
             self.server.on_dropped()

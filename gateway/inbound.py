@@ -208,7 +208,7 @@ def _within_limits(exchange: Exchange, client: ClientConnection) -> None:
     limits = exchange.snapshot.config.server.limits
     if not client.admitted:
         exchange.close = True
-        raise errors.TooManyConnections
+        raise client.unwelcome
     if client.long_head and head_size(exchange.incoming.message) > limits.request_head:
         exchange.close = True
         raise errors.HeadTooLarge(f"the head is larger than {limits.request_head} bytes")

@@ -95,7 +95,12 @@ class Drain:
 
     def _quiet(self) -> bool:
         """Nothing but tunnels is under way, on our own connections or on those of a foreign server."""
-        return not self._requests() and self._proxy.in_flight <= len(self._proxy.tunnels.open)
+        arriving = any(server.doors for server in self._gateway.servers)
+        return (
+            not arriving
+            and not self._requests()
+            and self._proxy.in_flight <= len(self._proxy.tunnels.open)
+        )
 
     def _requests(self) -> list[ClientConnection]:
         """Our own connections on which something other than a tunnel is under way."""

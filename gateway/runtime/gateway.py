@@ -409,7 +409,7 @@ class Gateway:
             self._in_background(resources.close(gone), "retire")
         for server in self._orphans:
             server.pre_shutdown()
-        self._orphans = [server for server in self._orphans if server.connections]
+        self._orphans = [server for server in self._orphans if not server.deserted]
         if self._former or self._orphans:
             self.clock.watched.add(self._letting_go)
         else:
