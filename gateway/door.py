@@ -159,8 +159,7 @@ class Door(Protocol):
         if transport is None or transport.is_closing():
             return
         # Closed under what it still sends, a client would see a reset and never read the alert.
-        if transport.can_write_eof():
-            transport.write_eof()
+        transport.write_eof()
         self._wait(LINGER, self.close)
 
     def _let_in(

@@ -48,7 +48,11 @@ class Encrypted(asyncio.Transport, asyncio.Protocol):
         self._protocol: asyncio.Protocol | None = None
         """Whom it is for; None: the handshake is not over."""
         self._ended = False
-        """Nothing more comes of it: the client has ended it, it is closing, or its handshake has failed."""
+        """Nothing more is read: the client has sent its last, it is closing, or its handshake has failed."""
+        self._half_open = False
+        """The client has sent its last, but is still to be answered."""
+        self._said_end = False
+        """Our close_notify is out."""
         self.encryption: Encryption | None = None
         """What the handshake has agreed upon."""
 
@@ -62,11 +66,11 @@ class Encrypted(asyncio.Transport, asyncio.Protocol):
             return
         self._read()
 
-    def eof_received(self) -> None:
-        """It closes itself then, which ends TLS both ways."""
+    def eof_received(self) -> bool:
         if self._protocol is not None and not self._ended:
             self._ended = True
-            self._protocol.eof_received()
+            self._half_open = bool(self._protocol.eof_received())
+        return self._half_open
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
@@ -101,9 +105,24 @@ class Encrypted(asyncio.Transport, asyncio.Protocol):
         return True
 
     def _read(self) -> None:
-        tls, incoming = self.tls, self._incoming
+        """Pass on what has come, all in one, as a socket's transport would."""
         pieces: list[bytes] = []
-        error: ssl.SSLError | None = None
+        whole = self._decrypt(pieces)
+        self._flush()
+        protocol = self._protocol
+        assert protocol is not None
+        if pieces:
+            protocol.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if not whole:
+            self.abort()
+        elif self._ended and not self.raw.is_closing():
+            self._half_open = bool(protocol.eof_received())
+            if not self._half_open:
+                self.close()
+
+    def _decrypt(self, pieces: list[bytes]) -> bool:
+        """Decrypt what there is; False: it is broken."""
+        tls, incoming = self.tls, self._incoming
         try:
             while incoming.pending or tls.pending():
                 piece = tls.read(_PIECE)
@@ -113,20 +132,11 @@ class Encrypted(asyncio.Transport, asyncio.Protocol):
                 pieces.append(piece)
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLError as broken:
-            error = broken
-        if self._outgoing.pending:
-            self._flush()
-        protocol = self._protocol
-        assert protocol is not None
-        if pieces:
-            protocol.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if error is not None:
+        except ssl.SSLZeroReturnError:  # close_notify behind our own
             self._ended = True
-            self.raw.abort()
-        elif self._ended and not self.raw.is_closing():
-            protocol.eof_received()
-            self.close()
+        except ssl.SSLError:
+            return False
+        return True
 
     def _flush(self) -> None:
         if self._outgoing.pending and not self.raw.is_closing():
@@ -137,7 +147,7 @@ class Encrypted(asyncio.Transport, asyncio.Protocol):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt and send."""
         raw = self.raw
-        if not data or raw.is_closing():
+        if not data or self._said_end or raw.is_closing():
             return
         try:
             sent = self.tls.write(data)
@@ -158,10 +168,16 @@ class Encrypted(asyncio.Transport, asyncio.Protocol):
         """Tell the client that this is the end, and close once it has been sent everything. Idempotent."""
         if not self.raw.is_closing():
             self._ended = True
-            with contextlib.suppress(ssl.SSLError):
-                self.tls.unwrap()  # the client's own close_notify is not waited for (RFC 8446 section 6.1)
-            self._flush()
+            self._say_end()
             self.raw.close()
+
+    def _say_end(self) -> None:
+        """Send close_notify, once. The client's own is not waited for (RFC 8446 section 6.1)."""
+        if not self._said_end and self._protocol is not None:
+            self._said_end = True
+            with contextlib.suppress(ssl.SSLError):
+                self.tls.unwrap()
+            self._flush()
 
     def abort(self) -> None:
         """Close at once; what was not sent is lost."""
@@ -173,12 +189,14 @@ class Encrypted(asyncio.Transport, asyncio.Protocol):
         return self.raw.is_closing()
 
     def can_write_eof(self) -> bool:
-        """No: nobody expects a half of TLS."""
-        return False
+        """Yes: each direction ends by itself (RFC 8446 section 6.1)."""
+        return True
 
     def write_eof(self) -> None:
-        """Not to be called."""
-        raise NotImplementedError("TLS ends in both directions at once")
+        """Tell the client that nothing more will come; it may still send."""
+        if not self.raw.is_closing():
+            self._say_end()
+            self.raw.write_eof()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Whom it is for from now on."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from gateway.client import Clients
     from gateway.config import effective
+    from gateway.door import Entrance
     from gateway.exchange import Exchange, Finish, Handler, Reply
     from gateway.middleware.edit_headers import Edits
     from gateway.pages import Pages
@@ -52,6 +53,8 @@ class Snapshot:
     """Stands in where no route was found: `_none` in metrics, the server's own error pages."""
     redirects: Mapping[str, Callable[[Exchange], Reply | None]]
     """By name of the listener: who is sent to HTTPS, before any route."""
+    entrances: Mapping[str, Entrance]
+    """By name of the listener: what comes before HTTP, where anything does."""
     server_timing: str = "off"
     in_flight: int = 0
     """Exchanges that began with this snapshot and have not ended: what it holds is kept until then."""

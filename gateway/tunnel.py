@@ -292,9 +292,8 @@ class Pipe(asyncio.Protocol):
             return False
         if tunnel.leaving:
             tunnel.check()
-            return not self._encrypted()
-        if self._encrypted() or not other.end():
-            # TLS ends in both directions at once.
+            return not self._ends_as_one()
+        if self._ends_as_one() or not other.end():
             tunnel.close()
             return False
         # One direction has ended; the other may go on for as long as any tunnel may.
@@ -355,15 +354,14 @@ class Pipe(asyncio.Protocol):
         """Tell this side that nothing more will come, while it may still send; False if that can
         not be told.
         """
-        if self.transport is None or self.transport.is_closing() or self._encrypted():
+        if self.transport is None or self.transport.is_closing() or self._ends_as_one():
             return False
         self.transport.write_eof()
         return True
 
-    def _encrypted(self) -> bool:
-        return (
-            self.transport is not None and self.transport.get_extra_info("sslcontext") is not None
-        )
+    def _ends_as_one(self) -> bool:
+        """Whether both directions end at once: TLS to an upstream, as the event loops do it."""
+        return self.transport is not None and not self.transport.can_write_eof()
 
     def _pass(self, data: bytes) -> None:
         transport = self.other.transport

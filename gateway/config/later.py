@@ -29,9 +29,4 @@ METHODS = frozenset(
 )
 """Of a policy of `auth`."""
 
-LISTENER = frozenset(
-    (
-        "tls",
-        "proxy_protocol",
-    )
-)
+LISTENER: frozenset[str] = frozenset()

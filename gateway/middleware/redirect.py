@@ -128,11 +128,14 @@ def named_hosts(config: effective.Config) -> Callable[[str], bool]:
 
 
 def https_redirect(
-    config: effective.Config, listener: model.Listener
+    config: effective.Config,
+    listener: model.Listener,
+    certified: Callable[[str], bool] = lambda _host: False,
 ) -> Callable[[Exchange], Reply | None]:
     """What a listener with `redirect_to_https` asks before it routes: the 308, or None to go on.
 
-    Only for a Host that a route names, since anything else would be an open redirect, and not for
+    `certified`: whether a certificate that is served names a host (lower-case, no port).
+    Only for a Host that a route or a certificate names, since anything else would be an open redirect, and not for
     the challenge of RFC 8555 section 8.3, which comes over port 80 before there is a certificate.
     """
     port = listener.redirect_to_https.port if listener.redirect_to_https else 443
@@ -142,7 +145,9 @@ def https_redirect(
     def redirect(exchange: Exchange) -> Reply | None:
         if exchange.scheme == "https" or exchange.path.startswith(ACME):
             return None
-        if not exchange.target.startswith("/") or not is_named(exchange.host):
+        if not exchange.target.startswith("/") or not (
+            is_named(exchange.host) or certified(exchange.host)
+        ):
             return None
         location = f"https://{exchange.host}{suffix}{exchange.target}"
         line = b"Location: %b\r\n" % location.encode("utf-8", "surrogateescape")

@@ -207,6 +207,12 @@ CATALOGUE = (
         "How long ago the keys that are in use were fetched.",
     ),
     Declared(
+        "gateway_connections_refused_total",
+        "counter",
+        ("listener", "reason"),
+        "Connections that ended before HTTP: proxy_header, handshake, client_certificate, plain_http.",
+    ),
+    Declared(
         "gateway_tls_certificate_not_after_timestamp_seconds",
         "gauge",
         ("names",),

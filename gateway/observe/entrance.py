@@ -52,6 +52,12 @@ class Entrance:
         self.limits: dict[str, LimitMeter] = {}
         self.certificates: dict[str, float] = {}
         """Names of a certificate in use → Unix seconds of its end."""
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """Connections that ended before HTTP, by listener and reason."""
+
+    def not_let_in(self, listener: str, reason: str) -> None:
+        """A connection has ended before HTTP could begin."""
+        self.refused[listener, reason] += 1
 
     def policy(self, name: str) -> AuthMeter:
         """The meter of a policy, the same for every generation."""

@@ -40,6 +40,9 @@ Kind = Literal[
     "draining",
     "shed_on",
     "shed_off",
+    "certificate_reloaded",
+    "certificate_failed",
+    "certificate_expiring",
     "auth_file_failed",
     "auth_file_reloaded",
     "store_failed",
@@ -52,6 +55,8 @@ _TOLD_ELSEWHERE = frozenset(("reloaded", "reload_failed", "draining"))
 """These have a line in the service log already, with more fields."""
 _BAD = frozenset(
     (
+        "certificate_failed",
+        "certificate_expiring",
         *("target_down", "ejected", "circuit_opened", "discovery_failed", "panic_on", "shed_on"),
         "auth_file_failed",
         "store_failed",

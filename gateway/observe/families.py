@@ -221,6 +221,8 @@ def _add_entrance(page: _Page, entrance: Entrance) -> None:
         page.add("gateway_rate_limit_decisions_total", limit.allowed, limit.name, "allowed")
         for decision, count in list(limit.decisions.items()):
             page.add("gateway_rate_limit_decisions_total", count, limit.name, decision)
+    for (listener, reason), count in list(entrance.refused.items()):
+        page.add("gateway_connections_refused_total", count, listener, reason)
     for names, end in list(entrance.certificates.items()):
         page.add("gateway_tls_certificate_not_after_timestamp_seconds", end, names)
 

@@ -259,7 +259,7 @@ FIELD_HELP = {
     "bytes_out": "of the reply's body",
     "user_agent": "as it came",
     "referer": "as it came, secrets masked",
-    "tls": "nothing yet",
+    "tls": "the version, such as `TLSv1.3`; null without TLS",
 }
 EVENT_HELP = {
     "target_down": "Active checks have failed `health.fall` times in a row: nothing is sent to it.",
@@ -283,6 +283,10 @@ EVENT_HELP = {
     "draining": "The gateway was told to stop.",
     "shed_on": "The event loop is late: requests of this `importance` are refused.",
     "shed_off": "They are let in again.",
+    "certificate_reloaded": "Files of a listener's `tls` have changed: new connections are served the new ones.",
+    "certificate_failed": "They have changed and can not be used: the certificates from before serve on.",
+    "certificate_expiring": "A certificate ends in less than 21 days, has ended, or is not valid yet. Told "
+    "at load and once a day.",
     "auth_file_failed": "A file of keys or passwords can not be read, or is wrong: what it held before "
     "counts on, so a key that was taken out of it since still lets in.",
     "auth_file_reloaded": "A file of keys or passwords has changed, and counts as it is now.",

@@ -35,6 +35,7 @@ from gateway.observe.accesslog import AccessLog
 from gateway.pages import Pages
 from gateway.proxy import Forward, unmatched
 from gateway.routing.router import Router
+from gateway.runtime import entrances
 from gateway.snapshot import Route, Snapshot
 from gateway.uploads import Uploads
 from gateway.upstream.upstream import Upstream
@@ -90,6 +91,7 @@ def snapshot(
         limits=_limits(config, claims, metrics, clock),
         seconds=lambda name: claims.claim("seconds", name, lambda: deque(maxlen=ANSWERS)),
     )
+    before_http, certificates = entrances.of(config, claims, metrics, clock)
     compiler = _Compiler(build, clients, at_finish)
     routes = [(route, compiler.route(route)) for route in config.routes]
     return Snapshot(
@@ -98,7 +100,8 @@ def snapshot(
         router=Router(routes, config.server.ambiguous_paths),
         clients=clients,
         unmatched=compiler.unmatched(),
-        redirects=_redirects(config),
+        redirects=_redirects(config, certificates.name),
+        entrances=before_http,
         server_timing=config.observability.server_timing,
     )
 
@@ -197,9 +200,11 @@ def _upstream(
     return upstream
 
 
-def _redirects(config: effective.Config) -> dict[str, Callable[[Exchange], Reply | None]]:
+def _redirects(
+    config: effective.Config, certified: Callable[[str], bool]
+) -> dict[str, Callable[[Exchange], Reply | None]]:
     return {
-        listener.name: redirect.https_redirect(config, listener)
+        listener.name: redirect.https_redirect(config, listener, certified)
         for listener in config.listeners
         if listener.redirect_to_https is not None
     }

@@ -323,6 +323,7 @@ class Gateway:
         self._servers = servers
         for bound, server in servers.items():
             server.listener = bound.name
+            server.entrance = self.snapshot.entrances.get(bound.name)
         for server in (*servers.values(), *self._guests):
             server.limits = limits
 
