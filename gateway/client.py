@@ -24,6 +24,7 @@ from gateway.hops import TOKEN, address, host_of, is_port, members, node, parse_
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gateway.certificates import Encryption
     from gateway.config import model
     from gateway.exchange import Exchange
     from gateway.hops import Address
@@ -48,6 +49,9 @@ X_FORWARDED = frozenset(
 )  # fmt: skip
 CLAIMS = X_FORWARDED | {b"forwarded", b"x-real-ip"}
 """What only a trusted peer may say."""
+
+CERTIFICATE = frozenset((b"client-cert", b"client-cert-chain"))
+"""What the gateway alone may say of a client's certificate (RFC 9440 section 2): not even a trusted peer."""
 
 _REMEMBERED = 4096
 _LONGEST_KEY = 256
@@ -81,7 +85,9 @@ class Clients:
         self.echoed = own_id if wanted and wanted.echo else b""
         """Lower-case name of the response field that `echo` writes in place of the upstream's;
         empty where nothing is echoed."""
-        own = {b"via", own_id} if wanted else {b"via"}
+        own = set(CERTIFICATE | {b"via"})
+        if wanted:
+            own.add(own_id)
         if self._creates_trace:
             own |= {b"traceparent", b"tracestate"}
         written = X_FORWARDED if self._writes_x else frozenset()
@@ -99,7 +105,7 @@ class Clients:
         """Fill in who asks, from `peer`, `scheme`, `authority` and the headers of a trusted peer.
 
         Sets client_ip, peer_trusted, host and, for a trusted peer, scheme and authority; request_id
-        and trace_id as far as they are given. Raises errors.LoopDetected.
+        and trace_id as far as they are given. Raises errors.LoopDetected, errors.Misdirected.
         """
         headers = exchange.headers
         known = self._peers.get(exchange.peer)
@@ -111,6 +117,8 @@ class Clients:
         authority = exchange.authority
         host = self._hosts.get(authority)
         exchange.host = self._remember_host(authority) if host is None else host
+        if exchange.tls is not None and not known[1]:
+            _directed(exchange, exchange.tls)
         if VIA in headers and self._has_passed(headers.getall(VIA)):
             raise errors.LoopDetected
         trace = headers.get(TRACEPARENT)
@@ -223,14 +231,15 @@ class Clients:
         return self.about(exchange, prefix) + self.numbers(exchange)
 
     def about(self, exchange: Exchange, prefix: bytes = b"") -> bytes:
-        """Of `forwarding`, what follows from the fields of the request: who asked, Via."""
+        """Of `forwarding`, what follows from the fields of the request and its connection: who asked, Via, Client-Cert."""
         if exchange.peer_trusted or VIA in exchange.headers or exchange.http10:
-            return self._full(exchange, prefix)
-        key = (exchange.peer, exchange.scheme, exchange.authority)
-        lines = self._plain.get(key, b"") or self._remember_plain(key, exchange)
-        if prefix and self._writes_x:
-            lines += b"X-Forwarded-Prefix: %b\r\n" % prefix
-        return lines
+            lines = self._full(exchange, prefix)
+        else:
+            key = (exchange.peer, exchange.scheme, exchange.authority)
+            lines = self._plain.get(key, b"") or self._remember_plain(key, exchange)
+            if prefix and self._writes_x:
+                lines += b"X-Forwarded-Prefix: %b\r\n" % prefix
+        return lines if exchange.tls is None else lines + exchange.tls.lines
 
     def numbers(self, exchange: Exchange) -> bytes:
         """Of `forwarding`, what tells one request from the next: request id, traceparent."""
@@ -311,6 +320,15 @@ class Clients:
             span = random.getrandbits(64) or 1
             lines = [f"traceparent: 00-{exchange.trace_id}-{span:016x}-01\r\n"]
         return _sealed(lines)
+
+
+def _directed(exchange: Exchange, tls: Encryption) -> None:
+    """Refuse what came over the connection of another host (RFC 9110 section 15.5.20).
+
+    Not from a trusted proxy, which may send whatever it is asked over the connection that it has.
+    """
+    if tls.misdirected(exchange.host):
+        raise errors.Misdirected("the certificate of this connection is for other hosts")
 
 
 def _adopt(exchange: Exchange, scheme: str, authority: str) -> None:

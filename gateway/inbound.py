@@ -106,16 +106,6 @@ def check(exchange: Exchange) -> None:
         _options(exchange)
 
 
-def directed(exchange: Exchange) -> None:
-    """Refuse a request that came over the connection of another host (RFC 9110 section 15.5.20).
-
-    Raises errors.Misdirected. A trusted proxy may send whatever it is asked over the connection that it has.
-    """
-    tls = exchange.tls
-    if tls is not None and not exchange.peer_trusted and tls.misdirected(exchange.host):
-        raise errors.Misdirected("the certificate of this connection is for other hosts")
-
-
 class Known:
     """What the fields of one head came to, remembered for the next one of its connection that has the same fields.
 

@@ -75,8 +75,6 @@ class Proxy:
             if not inbound.recall(exchange):
                 inbound.check(exchange)
                 snapshot.clients.identify(exchange)
-                if exchange.tls is not None:
-                    inbound.directed(exchange)
                 inbound.remember(exchange)
             snapshot.clients.number(exchange)
             if exchange.refusal is None and snapshot.redirects:

@@ -25,7 +25,13 @@ SIMPLE = frozenset(
 )
 KEYED = frozenset({"path", "query", "header", "cookie"})
 IDENTITY = frozenset({"consumer", "claim"})
-LATER = frozenset({"tls"})
+TLS = frozenset(
+    (
+        *("version", "cipher", "server_name", "subject", "serial", "fingerprint"),
+        *("san_dns", "san_uri", "san_email"),
+    )
+)
+"""What a connection with TLS tells: `tls.NAME`."""
 LOG_ONLY = frozenset(
     (
         *("time", "trace_id", "protocol", "status", "source", "reason", "consumer", "duration_ms"),
@@ -67,14 +73,15 @@ def problem(
     kind, _, key = name.partition(".")
     if of_identity(name):
         return None if known else f"{{{name}}}: there is no `auth` here, so nobody is known"
-    if kind in LATER:
-        return f"{{{name}}} is not supported yet"
+    if kind == "tls" and key in TLS:
+        return None
     if kind in KEYED and key:
         if kind != "path" or paths is None or key in paths:
             return None
         hint = nearest(key, paths, sorted(paths)) if paths else "; this path has no captures"
         return f"{{{name}}}: the path has no capture {key!r}{hint}"
-    names = sorted({*SIMPLE, *extra, *(f"{one}.NAME" for one in KEYED), "consumer", "claim.NAME"})
+    known_names = {*SIMPLE, *extra, "consumer", "claim.NAME"}
+    names = sorted(known_names | {f"{one}.NAME" for one in KEYED} | {f"tls.{one}" for one in TLS})
     hint = nearest(name, names) or f"; known are {', '.join(names)}"
     return f"there is no placeholder {{{name}}}{hint}; a literal brace is written {{{{"
 

@@ -155,7 +155,7 @@ def _json_line(masks: Masks, wall: Wall) -> Line:
             f',"bytes_out":{x.bytes_out}'
             f',"user_agent":{_MASKED if hide_agent and agent else known.get(agent) or text(agent)}'
             f',"referer":{_quoted(hide_referer(referer)) if referer else "null"}'
-            f',"tls":null}}\n'
+            f',"tls":{"null" if x.tls is None else _word(x.tls.version)}}}\n'
         )
 
     return line
@@ -298,7 +298,7 @@ def _values(masks: Masks, wall: Wall) -> dict[str, Text]:
         "source": lambda x: x.source,
         "reason": lambda x: x.reason,
         "consumer": absent,
-        "tls": absent,
+        "tls": lambda x: "" if x.tls is None else x.tls.version,
         "duration_ms": lambda x: f"{(x.ended - x.began) * 1000:.3f}",
         "overhead_ms": lambda x: _milliseconds(x, x.sent_at - x.began + x.replied_at - x.head_at),
         "upstream_ms": lambda x: _milliseconds(x, x.head_at - x.sent_at),

@@ -18,6 +18,7 @@ from gateway.routing import match
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from gateway.certificates import Encryption
     from gateway.identity import Identity
 
 Where = Literal["header", "path", "query", "json", "text"]
@@ -39,8 +40,13 @@ SIMPLE: Final = frozenset(
 KEYED: Final = frozenset(("path", "query", "header", "cookie"))
 IDENTITY: Final = frozenset(("consumer", "claim"))
 """What is known of the client once `auth` has accepted it: `{consumer}`, `{claim.NAME}`."""
-LATER: Final = frozenset(("tls",))
-"""Names that this version knows of but has no values for."""
+TLS: Final = frozenset(
+    (
+        "version", "cipher", "server_name", "subject", "serial", "fingerprint", "san_dns", "san_uri",
+        "san_email",
+    )
+)  # fmt: skip
+"""What a connection with TLS tells: `{tls.NAME}`; all behind `server_name` is of the client's certificate."""
 
 _PLACEHOLDER = re.compile(r"\{\{|\{([a-z_.0-9-]+)(?:\|([^{}]*))?\}")
 _CONTROLS: Final = dict.fromkeys([*range(32), 127])
@@ -68,6 +74,8 @@ class View(match.Request, Protocol):
     def upstream(self) -> str: ...
     @property
     def target_name(self) -> str: ...
+    @property
+    def tls(self) -> Encryption | None: ...
     @property
     def identity(self) -> Identity | None: ...
 
@@ -147,11 +155,16 @@ def _getter(name: str) -> Callable[[View], str | None]:
         return lambda view: None if view.identity is None else view.identity.consumer
     if kind == "claim" and key:
         return lambda view: None if view.identity is None else claim_text(view.identity.claim(key))
-    if kind in LATER:
-        raise ValueError(f"{{{name}}} is not supported yet")
+    if kind == "tls" and key in TLS:
+        return _of_tls(key)
     if kind not in KEYED or not key:
         known = ", ".join(
-            sorted(SIMPLE | {"consumer", "claim.NAME"} | {f"{kind}.NAME" for kind in KEYED})
+            sorted(
+                SIMPLE
+                | {"consumer", "claim.NAME"}
+                | {f"{kind}.NAME" for kind in KEYED}
+                | {f"tls.{name}" for name in TLS}
+            )
         )
         raise ValueError(
             f"there is no placeholder {{{name}}}; known are {known};"
@@ -178,6 +191,21 @@ def _keyed(kind: str, key: str) -> Callable[[View], str | None]:
     if kind == "query":
         return lambda view: _joined(match.query_values(view.query, key))
     return lambda view: _joined(match.cookie_values(view.headers, key))
+
+
+def _of_tls(key: str) -> Callable[[View], str | None]:
+    if key in ("version", "cipher", "server_name"):
+        return lambda view: (None if view.tls is None else getattr(view.tls, key)) or None
+    attribute = "fingerprint_sha256" if key == "fingerprint" else key
+
+    def value(view: View) -> str | None:
+        certificate = None if view.tls is None else view.tls.certificate
+        if certificate is None:
+            return None
+        found = getattr(certificate, attribute)
+        return (found or None) if isinstance(found, str) else _joined(list(found))
+
+    return value
 
 
 def claim_text(value: Any) -> str | None:

@@ -178,4 +178,4 @@ def _stamps(settings: model.ListenerTls) -> _Stamps:
 
 def _label(pair: tls.Pair) -> str:
     """The names of a certificate in one word, of a length that a label may have."""
-    return ",".join(pair.names)[:200] or pair.path
+    return " ".join(pair.names)[:200] or pair.path

@@ -122,7 +122,6 @@ def test_places_that_differ_are_free() -> None:
 LATER = {
     "": "plugins",
     "server": "reload",
-    "listeners.0": "tls proxy_protocol",
     "admin": "write",
     "observability": "tracing",
     "defaults": "compress cache validate slo plugins",
@@ -215,7 +214,7 @@ def test_a_wrong_section_is_refused_with_the_fix(text: str, fix: str) -> None:
         ("headers: {request: {set: {X: '{claim.sub}'}}}", "nobody is known"),
         ("headers: {request: {set: {X: '{consumer}'}}}", "nobody is known"),
         ("headers: {response: {add: {X: ['{clientip}']}}}", "did you mean client_ip?"),
-        ("headers: {request: {set: {X: '{tls.subject}'}}}", "not supported yet"),
+        ("headers: {request: {set: {X: '{tls.der}'}}}", "there is no placeholder {tls.der}"),
         ("headers: {request: {set: {Host: x}}}", "write rewrite: {host: …}"),
         ("headers: {response: {set: {Content-Length: '1'}}}", "made by the gateway"),
         ("rewrite: {query: {set: {a: '{header}'}}}", "there is no placeholder {header}"),
@@ -277,7 +276,7 @@ def test_the_placeholders_are_those_that_are_rendered() -> None:
     assert placeholders.SIMPLE == template.SIMPLE
     assert placeholders.KEYED == template.KEYED
     assert placeholders.IDENTITY == template.IDENTITY
-    assert placeholders.LATER == template.LATER
+    assert placeholders.TLS == template.TLS
 
 
 @pytest.mark.parametrize(

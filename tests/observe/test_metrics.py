@@ -52,6 +52,7 @@ CONTRACT = {
     "gateway_rate_limit_decisions_total": "limit decision",
     "gateway_jwks_refresh_total": "policy result",
     "gateway_jwks_age_seconds": "policy",
+    "gateway_connections_refused_total": "listener reason",
     "gateway_tls_certificate_not_after_timestamp_seconds": "names",
     "gateway_config_reloads_total": "result",
     "gateway_config_last_reload_successful": "",
@@ -94,6 +95,7 @@ def busy() -> Metrics:
     policy.refreshes["success"] += 1
     policy.keys_age = lambda: 3.0
     metrics.entrance.limit("fair").decisions["denied"] += 1
+    metrics.entrance.not_let_in("main", "handshake")
     metrics.entrance.certificates["a.test b.test"] = 1_800_000_000.0
     metrics.loaded(1, "0123456789ab", 1_700_000_000.0, reload=False)
     metrics.loop_lag.observe(0.001)

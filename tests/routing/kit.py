@@ -11,6 +11,7 @@ from gateway.config import effective, model
 from gateway.routing.router import Router
 
 if TYPE_CHECKING:
+    from gateway.certificates import Encryption
     from gateway.identity import Identity
 
 
@@ -36,6 +37,7 @@ class View:
     upstream: str = ""
     target_name: str = ""
     identity: Identity | None = None
+    tls: Encryption | None = None
 
     @property
     def path(self) -> str:

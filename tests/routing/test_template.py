@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.certificates import ClientCertificate, Encryption
 from gateway.identity import Identity
 from gateway.routing.template import Template, Where
 from tests.routing.kit import Named, View, view
@@ -98,9 +99,33 @@ def test_an_unknown_name_is_refused_with_the_known_ones(text: str) -> None:
         Template.compile(text)
 
 
-@pytest.mark.parametrize("text", ["{tls.subject}", "{tls.san_dns}"])
-def test_names_of_later_versions_are_refused_as_such(text: str) -> None:
-    with pytest.raises(ValueError, match="not supported yet"):
+class _Encrypted(Encryption):
+    """One whose client has a certificate, without one that has to be read."""
+
+    certificate = ClientCertificate(
+        "CN=a,O=b", ("a.test", "b.test"), ("spiffe://a/b",), (), "1f", "ab" * 32, 0.0, b""
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("{tls.version} {tls.cipher} {tls.server_name}", "TLSv1.3 AES x.test"),
+        ("{tls.subject} {tls.serial}", "CN=a,O=b 1f"),
+        ("{tls.fingerprint}", "ab" * 32),
+        ("{tls.san_dns} {tls.san_uri} {tls.san_email|none}", "a.test,b.test spiffe://a/b none"),
+    ],
+)
+def test_what_tls_tells_has_placeholders(text: str, wanted: str) -> None:
+    encrypted = _Encrypted("TLSv1.3", "AES", server_name="x.test")
+    assert Template.compile(text).render(view(tls=encrypted)) == wanted
+    for plain in (view(), view(tls=Encryption("", ""))):
+        assert Template.compile(text.split(" ", 1)[0]).render_or_none(plain) is None
+
+
+@pytest.mark.parametrize("text", ["{tls}", "{tls.}", "{tls.der}", "{tls.subject.cn}"])
+def test_tls_tells_nothing_else(text: str) -> None:
+    with pytest.raises(ValueError, match=r"there is no placeholder.*tls\.subject"):
         Template.compile(text)
 
 
