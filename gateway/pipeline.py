@@ -351,10 +351,17 @@ def shown(path: str, value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, list):
-        return ", ".join(str(item) for item in value)
+        return ", ".join(_item(item) for item in value)
     if isinstance(value, int | float):
         return _number(path, value)
     return str(value)
+
+
+def _item(item: object) -> str:
+    """An entry of a list; of one with keys, what is written."""
+    if not isinstance(item, dict):
+        return str(item)
+    return " ".join(f"{key} {told}" for key, told in item.items() if told not in (None, ""))
 
 
 def _number(path: str, value: float) -> str:

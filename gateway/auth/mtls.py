@@ -9,12 +9,15 @@ In the texts of such a policy `{tls.NAME}` and `{claim.NAME}` are the same.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from gateway import errors
 from gateway.auth import Taken
 from gateway.auth.describing import Describing
+from gateway.identity import Identity
+from gateway.routing.template import Template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     from gateway.certificates import ClientCertificate, Encryption
     from gateway.config import model
     from gateway.exchange import Exchange
-    from gateway.identity import Identity
 
 
 class _Texts:
@@ -45,13 +47,14 @@ class Mtls:
     """One `mtls` policy: see `gateway.auth.Authenticator`."""
 
     taken = Taken()
-    challenge = ""
+    challenge = "Certificate"
+    """No registered scheme fits, and a 401 must have one (RFC 9110 section 15.5.2)."""
 
     def __init__(self, name: str, settings: model.Mtls, tools: Tools) -> None:
         self.name = name
         texts = _Texts(settings)
         self._describing = Describing(name, texts)
-        self._own_consumer = texts.consumer is None
+        self._consumer = None if texts.consumer is None else Template.compile(texts.consumer)
         self.forwarded = self._describing.forwarded
         self._now = tools.clock.wall
         self._known: WeakKeyDictionary[Encryption, Identity] = WeakKeyDictionary()
@@ -82,14 +85,16 @@ class Mtls:
             "serial": certificate.serial,
             "fingerprint_sha256": certificate.fingerprint_sha256,
         }
-        consumer = next(iter(names), certificate.subject) if self._own_consumer else ""
-        identity = self._describing.identity(consumer, claims, expires=certificate.not_after)
-        if not identity.consumer:
+        consumer: str | None = next(iter(names), certificate.subject)
+        if self._consumer is not None:
+            view: Any = SimpleNamespace(identity=Identity(self.name, "", claims))
+            consumer = self._consumer.render_or_none(view)
+        if not consumer:
             raise errors.Unauthenticated(
                 "the client's certificate has no name of the kind that `consumer` asks for",
                 outcome="unknown_key",
             )
-        return identity
+        return self._describing.identity(consumer, claims, expires=certificate.not_after)
 
     def rehearse(self, exchange: Exchange) -> Identity | None:
         """None: an inline test has no connection."""

@@ -226,8 +226,8 @@ class Seen:
 class Signed:
     """One `hmac` policy: see `gateway.auth.Authenticator`."""
 
-    challenge = ""
-    """No scheme of WWW-Authenticate fits: who signs needs not be told how."""
+    challenge = "Signature"
+    """No registered scheme fits, and a 401 must have one (RFC 9110 section 15.5.2); who signs need not be told how."""
 
     def __init__(self, name: str, settings: model.Hmac, tools: Tools) -> None:
         assert settings.header is not None

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from gateway import errors
 from gateway.auth import Inviting
 from gateway.identity import Identity
+from gateway.middleware.answer_edits import compile_edits
+from gateway.middleware.edit_headers import edited
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.config import effective
     from gateway.exchange import Exchange, Handler, Reply
     from gateway.middleware.base import Build
+    from gateway.middleware.edit_headers import Edits
 
 CHALLENGE = "WWW-Authenticate"
 
@@ -29,7 +32,8 @@ def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
     names = route.policies.auth
     if names is None:
         return forward
-    return Door([build.authenticators[name] for name in names], forward, build)
+    policies = [build.authenticators[name] for name in names]
+    return Door(policies, forward, build, compile_edits(route.policies))
 
 
 class _Round:
@@ -51,7 +55,15 @@ class _Round:
 class Door:
     """The policies of one route, and what is behind them."""
 
-    def __init__(self, policies: Sequence[Authenticator], forward: Handler, build: Build) -> None:
+    def __init__(
+        self,
+        policies: Sequence[Authenticator],
+        forward: Handler,
+        build: Build,
+        edits: Edits | None = None,
+    ) -> None:
+        """`edits`: what the route does to its answers, those that a policy makes itself included."""
+        self._edits = edits
         self._policies = policies
         self._count = len(policies)
         self._meters = [build.metrics.entrance.policy(policy.name) for policy in policies]
@@ -128,11 +140,14 @@ class Door:
         if so_far.error is None or isinstance(so_far.error, errors.Unauthenticated):
             so_far.error = error
 
+    def _told(self, exchange: Exchange, answer: Awaitable[Reply]) -> Awaitable[Reply]:
+        return edited(lambda _: answer, self._edits)(exchange)
+
     def _refuse(self, exchange: Exchange, so_far: _Round) -> Awaitable[Reply]:
         """Raises errors.GatewayError, unless a policy has an answer of its own."""
         error = so_far.error
         if so_far.answer is not None:
-            return so_far.answer
+            return self._told(exchange, so_far.answer)
         if error is not None and not isinstance(error, errors.Unauthenticated):
             raise error
         if error is None:
@@ -141,7 +156,7 @@ class Door:
         for policy in self._inviting:
             invitation = policy.invite(exchange)
             if invitation is not None:
-                return invitation
+                return self._told(exchange, invitation)
         challenges = [
             (CHALLENGE, challenge)
             for index, policy in enumerate(self._policies)

@@ -12,13 +12,13 @@ to a page that may read none, or the other way round.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.config.browser_rules import CORS_FIELDS
 from gateway.exchange import Reply
 from gateway.headers import TOKEN
+from gateway.middleware.origins import ANY, Origins
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -28,22 +28,10 @@ if TYPE_CHECKING:
     from gateway.middleware.base import Build
 
 FIELDS = frozenset(name.encode("ascii") for name in CORS_FIELDS)
-ANY = "*"
 _VARY = b"Vary: Origin\r\n"
 _VARY_PREFLIGHT = b"Vary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers\r\n"
-_LABEL = "[a-z0-9_-]+"
 _MOST_ASKED = 4096
 """Characters of a list of field names that a preflight may ask for where `headers` allows any."""
-_SENT = re.compile(r"[!-~]{1,512}")
-"""What a pattern is asked about: a client may write anything, and make it long."""
-_PORT = re.compile(r"(?:(http)|https)(://.*):(?(1)80|443)")
-
-
-def origin(written: str) -> str:
-    """An origin as browsers send it: lower-case, without the port that its scheme implies (RFC 6454 section 6.2)."""
-    word = written.lower()
-    implied = _PORT.fullmatch(word)
-    return word.rpartition(":")[0] if implied else word
 
 
 class Cors:
@@ -54,19 +42,14 @@ class Cors:
 
     def __init__(self, settings: model.Cors) -> None:
         """With credentials `origins` never has a `*`: the model refuses it."""
-        origins = [origin(one.text) for one in settings.origins if one.text]
+        self._origins = origins = Origins(settings.origins)
         self._credentials = settings.credentials
         self._expose = b""
         if settings.expose:
             names = ", ".join(settings.expose).encode("ascii")
             self._expose = b"Access-Control-Expose-Headers: %b\r\n" % names
-        self._everyone = self._allowed(b"*") if ANY in origins else None
-        self._known = {
-            one: (*self._allowed(one.encode("ascii")), _VARY) for one in origins if ANY not in one
-        }
-        written = [re.escape(one).replace(r"\*", _LABEL) for one in origins if "*." in one]
-        written += [one.regex for one in settings.origins if one.regex is not None]
-        self._patterns = tuple(re.compile(one) for one in written)
+        self._everyone = self._allowed(b"*") if origins.any else None
+        self._known = {one: (*self._allowed(one.encode("ascii")), _VARY) for one in origins.exact}
         self._preflight = _Preflight(settings)
 
     def _allowed(self, value: bytes) -> tuple[bytes, ...]:
@@ -81,10 +64,8 @@ class Cors:
     def _of(self, asking: str) -> tuple[bytes, ...] | None:
         """The lines for a page of the origin `asking`; None: it is not allowed."""
         known = self._known.get(asking)
-        if known is None and self._patterns and _SENT.fullmatch(asking) and asking != "null":
-            for pattern in self._patterns:
-                if pattern.fullmatch(asking):
-                    return (*self._allowed(asking.encode("ascii")), _VARY)
+        if known is None and self._origins.matches(asking):
+            return (*self._allowed(asking.encode("ascii")), _VARY)
         return known
 
     def lines(self, exchange: Exchange) -> tuple[bytes, ...]:

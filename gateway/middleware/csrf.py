@@ -12,11 +12,11 @@ stands behind `auth`: what comes with a key or a token of a program's own is not
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.config.sign_in import protected as protected_on
+from gateway.middleware.origins import Origins
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from gateway.middleware.base import Build
 
 SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
-_LABEL = "[a-z0-9_-]+"
-"""What a `*` of `cors` stands for."""
 _OWN = frozenset(("same-origin", "none"))
 
 
@@ -74,9 +72,5 @@ def _host(origin: str) -> str:
 def _trusted(cors: model.Cors | None) -> Callable[[str], bool]:
     if cors is None or not cors.credentials:
         return lambda _: False
-    texts = {one.text for one in cors.origins if one.text}
-    patterns = [re.escape(text).replace(r"\*", _LABEL) for text in texts if "://*." in text]
-    patterns += [f"(?:{one.regex})" for one in cors.origins if one.regex]
-    pattern = re.compile("|".join(patterns)) if patterns else None
-    names = texts - {"*", "null"}
-    return lambda origin: origin in names or bool(pattern and pattern.fullmatch(origin))
+    origins = Origins(cors.origins)
+    return lambda origin: origin != "null" and origins.names(origin)

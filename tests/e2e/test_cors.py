@@ -327,3 +327,42 @@ async def test_the_same_head_again_and_another_origin_between_are_told_apart(
         found = told(await client.ask(of(page))).get("access-control-allow-origin")
         assert found == (page if page != b"https://c.test" else None)
     assert len(up.connections) == 1
+
+
+async def test_a_page_can_read_what_a_service_of_ones_own_says_instead_of_401(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up, service = await origin(), await origin(reply(b"log in", status=b"403 No"))
+    route = {"cors": CORS, "security_headers": "basic", "auth": "sso"}
+    auth = {"sso": {"forward_auth": {"url": f"{service.url}/check"}}}
+    client = await raw(await gateway(up, route=route, auth=auth))
+    answer = await client.ask(of(APP))
+    assert (answer.status, answer.body) == (403, b"log in")
+    assert told(answer) == {"access-control-allow-origin": APP}
+    assert answer.all("x-content-type-options") == [b"nosniff"]
+    assert up.requests == []
+
+
+async def test_a_preflight_counts_against_no_limit_and_a_page_can_read_a_429(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up = await origin()
+    cors = {**CORS, "expose": ["Retry-After", "RateLimit"]}
+    client = await raw(await gateway(up, route={"cors": cors, "rate_limit": "1/h per client_ip"}))
+    for _ in range(3):
+        assert (await client.ask(asks())).status == 204
+    assert (await client.ask(of(APP))).status == 200
+    answer = await client.ask(of(APP))
+    problem(answer, "rate_limited", 429)
+    assert told(answer)["access-control-allow-origin"] == APP
+    assert answer.get("retry-after") is not None
+    assert (await client.ask(asks())).status == 204
+
+
+async def test_an_address_that_may_not_come_in_is_refused_before_a_preflight_is_answered(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up = await origin()
+    route = {"cors": CORS, "allow": {"deny_ip": ["127.0.0.0/8"]}}
+    client = await raw(await gateway(up, route=route))
+    problem(await client.ask(asks()), "ip_denied", 403)
