@@ -19,6 +19,8 @@ class GatewayError(Exception):
     proxy_error: ClassVar[str | None]
     """The RFC 9209 error type, or None where the failure is nobody's error (a client that left)."""
     title: ClassVar[str]
+    confidential: ClassVar[bool] = False
+    """Whether `expose_reason` shows clients no detail of it: it would teach who tries keys."""
 
     def __init__(self, detail: str = "", headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(detail)
@@ -81,6 +83,7 @@ class Unauthenticated(ClientError):
 
     reason, status, title = "unauthenticated", 401, "Authentication is required"
     proxy_error = "http_request_denied"
+    confidential = True
 
     def __init__(
         self,
@@ -96,6 +99,7 @@ class Unauthenticated(ClientError):
 class Forbidden(ClientError):
     reason, status, title = "forbidden", 403, "Not allowed"
     proxy_error = "http_request_denied"
+    confidential = True
 
 
 class IpDenied(Forbidden):
@@ -171,6 +175,7 @@ class AuthUnavailable(GatewayError):
 
     reason, status, title = "auth_unavailable", 503, "Authentication is not available now"
     proxy_error = "destination_unavailable"
+    confidential = True
 
 
 class UpstreamError(GatewayError):

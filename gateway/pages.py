@@ -85,7 +85,7 @@ class Pages:
             "status": error.status,
             "reason": error.reason,
         }
-        if self._exposes and error.detail:
+        if self._exposes and error.detail and not error.confidential:
             fields["detail"] = error.detail
         reply = self._reply(fields, exchange, status)
         for name, value in error.headers:

@@ -418,7 +418,7 @@ def _failed(exchange: Exchange, error: Exception) -> Reply:
 def _note(exchange: Exchange, error: errors.GatewayError) -> None:
     """Remember why it failed: the first reason is the one that the client was told."""
     if not exchange.reason:
-        exchange.reason = error.reason
+        exchange.reason, exchange.detail = error.reason, error.detail
     if isinstance(error, errors.ClientError) and not exchange.incoming.payload.is_eof():
         exchange.close = True
 

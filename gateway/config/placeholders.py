@@ -36,7 +36,7 @@ LOG_ONLY = frozenset(
     (
         *("time", "trace_id", "protocol", "status", "source", "reason", "consumer", "duration_ms"),
         *("overhead_ms", "upstream_ms", "attempts", "bytes_in", "bytes_out", "user_agent"),
-        *("referer", "tls"),
+        *("referer", "tls", "detail"),
     )
 )
 """Fields of a line of the access log, which a template of it may name too."""

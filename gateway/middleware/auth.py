@@ -39,13 +39,15 @@ def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
 class _Round:
     """What the policies have said of one request so far."""
 
-    __slots__ = ("answer", "asked", "challenges", "error")
+    __slots__ = ("answer", "asked", "challenges", "detail", "error")
 
     def __init__(self) -> None:
         self.asked = 0
         """How many policies have been asked."""
         self.error: errors.GatewayError | None = None
         """Why the client is not known: what is nobody's fault but ours comes first."""
+        self.detail = ""
+        """The same for operators, with the policy's name."""
         self.answer: Reply | None = None
         """What one of them would have the client told."""
         self.challenges: dict[int, str] = {}
@@ -131,7 +133,11 @@ class Door:
             for name, value in error.headers:
                 if name == CHALLENGE:
                     so_far.challenges[so_far.asked - 1] = value
-            so_far.error = so_far.error or error
+            if so_far.error is None:
+                so_far.error = error
+                so_far.detail = (
+                    f"{self._policies[so_far.asked - 1].name}: {error.detail or error.outcome}"
+                )
             return
         if not isinstance(error, errors.AuthUnavailable | errors.RateLimited | errors.Forbidden):
             raise error
@@ -162,6 +168,6 @@ class Door:
             for index, policy in enumerate(self._policies)
             if (challenge := so_far.challenges.get(index, policy.challenge))
         ]
-        detail = "no credentials" if error is None else error.detail
+        detail = "no credentials" if error is None else so_far.detail
         outcome = "missing" if error is None else error.outcome
         raise errors.Unauthenticated(detail, tuple(challenges), outcome=outcome)

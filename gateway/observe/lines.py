@@ -55,6 +55,7 @@ FIELDS = (
     "user_agent",
     "referer",
     "tls",
+    "detail",
 )
 """The fields of a JSON line, in their order. In a template each is a placeholder too."""
 
@@ -155,7 +156,8 @@ def _json_line(masks: Masks, wall: Wall) -> Line:
             f',"bytes_out":{x.bytes_out}'
             f',"user_agent":{_MASKED if hide_agent and agent else known.get(agent) or text(agent)}'
             f',"referer":{_quoted(hide_referer(referer)) if referer else "null"}'
-            f',"tls":{"null" if x.tls is None else _word(x.tls.version)}}}\n'
+            f',"tls":{"null" if x.tls is None else _word(x.tls.version)}'
+            f',"detail":{_quoted(x.detail) if x.detail else "null"}}}\n'
         )
 
     return line
@@ -299,6 +301,7 @@ def _values(masks: Masks, wall: Wall) -> dict[str, Text]:
         "reason": lambda x: x.reason,
         "consumer": absent,
         "tls": lambda x: "" if x.tls is None else x.tls.version,
+        "detail": lambda x: x.detail,
         "duration_ms": lambda x: f"{(x.ended - x.began) * 1000:.3f}",
         "overhead_ms": lambda x: _milliseconds(x, x.sent_at - x.began + x.replied_at - x.head_at),
         "upstream_ms": lambda x: _milliseconds(x, x.head_at - x.sent_at),

@@ -260,6 +260,8 @@ FIELD_HELP = {
     "user_agent": "as it came",
     "referer": "as it came, secrets masked",
     "tls": "the version, such as `TLSv1.3`; null without TLS",
+    "detail": "why exactly, behind `reason`: which policy, which target, which limit. For operators: clients are told this "
+    "only with `errors.expose_reason`",
 }
 EVENT_HELP = {
     "target_down": "Active checks have failed `health.fall` times in a row: nothing is sent to it.",

@@ -163,3 +163,19 @@ async def test_a_consumer_has_so_many_websockets(
     again = await raw(running)
     await again.send(opening("ann"))
     assert (await again.head()).status == 101
+
+
+async def test_a_refusal_is_explained_in_the_log_and_to_nobody_else(guarded: Guarded) -> None:
+    await guarded.start(
+        {"staff": guarded.settings(), "keys": {"jwt": {"issuer": "x", "secret": "s" * 32}}},
+        route={"allow": {"scopes": ["read"]}, "errors": {"expose_reason": True}},
+    )
+    for token in (None, guarded.issuer.sign(exp=1), guarded.issuer.sign()):
+        answer = await guarded.ask(token)
+        assert answer.status in (401, 403)
+        assert b"detail" not in answer.body
+    told = [line["detail"] for line in await guarded.running.log(3)]
+    assert told[0] == "no credentials"
+    assert told[1].startswith("staff: ")
+    assert "expired" in told[1]
+    assert told[2] == "ann: scope read is missing"

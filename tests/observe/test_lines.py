@@ -63,6 +63,7 @@ def test_a_forwarded_request_is_told_in_full() -> None:
         "user_agent": "curl/8",
         "referer": "https://a.test/x",
         "tls": None,
+        "detail": None,
     }
 
 
@@ -85,6 +86,7 @@ def test_what_did_not_happen_is_null() -> None:
         "user_agent",
         "referer",
         "tls",
+        "detail",
     }
     assert (told["protocol"], told["reason"], told["attempts"]) == ("HTTP/1.0", "no_route", 0)
 
