@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CHALLENGE = 'Bearer realm="gateway"'
 INVALID = 'Bearer realm="gateway", error="invalid_token"'
+TOO_LITTLE = 'Bearer realm="gateway", error="insufficient_scope"'
 AMBIGUOUS = 'Bearer realm="gateway", error="invalid_request"'
 
 

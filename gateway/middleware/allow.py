@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway import errors
+from gateway.auth import bearer
 from gateway.auth.describing import words
 from gateway.exchange import would_refuse
 from gateway.routing.match import network_test
@@ -61,6 +62,16 @@ def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
     if allow is None or not rules:
         return forward
     policy, report = build.metrics.entrance.policy, allow.mode == "report"
+    bearers = frozenset(
+        name for name, one in build.authenticators.items() if one.challenge == bearer.CHALLENGE
+    )
+    of_scopes = rules[0] if allow.scopes else None
+
+    def told(identity: Identity, broken: object) -> tuple[tuple[str, str], ...]:
+        """What a token that has too little is answered (RFC 6750 section 3.1); which scopes it lacks is for operators."""
+        if broken is of_scopes and identity.policy in bearers:
+            return (("WWW-Authenticate", bearer.TOO_LITTLE),)
+        return ()
 
     def authorise(exchange: Exchange) -> Awaitable[Reply]:
         identity = exchange.identity
@@ -72,7 +83,7 @@ def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
                 continue
             if not report:
                 policy(identity.policy).outcomes["forbidden"] += 1
-                raise errors.Forbidden(f"{identity.consumer}: {why}")
+                raise errors.Forbidden(f"{identity.consumer}: {why}", told(identity, broken))
             policy(identity.policy).outcomes["would_deny"] += 1
             would_refuse(exchange, errors.Forbidden.reason)
             break

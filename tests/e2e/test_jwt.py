@@ -108,6 +108,21 @@ async def test_two_credentials_are_400(guarded: Guarded) -> None:
     assert guarded.up.requests == []
 
 
+async def test_a_token_that_has_too_little_is_403_and_told_so(guarded: Guarded) -> None:
+    allow = {"scopes": ["write"], "groups": ["ops"]}
+    await guarded.start(route={"allow": allow})
+    answer = await guarded.ask(guarded.issuer.sign(scope="read", groups=["ops"]))
+    problem(answer, "forbidden", 403)
+    told = b'Bearer realm="gateway", error="insufficient_scope"'
+    assert answer.all("www-authenticate") == [told]
+    assert b"write" not in answer.raw
+    answer = await guarded.ask(guarded.issuer.sign(scope="read write", groups=["x"]))
+    problem(answer, "forbidden", 403)
+    assert answer.all("www-authenticate") == []
+    await guarded.accepted(guarded.issuer.sign(scope="read write", groups=["ops"]))
+    assert guarded.counted("forbidden") == 2
+
+
 async def test_many_first_requests_wait_for_one_fetch(guarded: Guarded) -> None:
     await guarded.start()
     guarded.issuer.gate.clear()
