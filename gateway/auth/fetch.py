@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ipaddress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote_plus, urlencode
@@ -24,7 +25,7 @@ from gateway.upstream.probe import words
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 
     from multidict import CIMultiDictProxy
 
@@ -138,6 +139,17 @@ class Fetch:
         body: bytes | None,
         repeatable: bool,
     ) -> Fetched:
+        async with self.limit():
+            try:
+                return await self._exchange(where, method, headers, body)
+            except aiohttp.ServerDisconnectedError:
+                if not repeatable:
+                    raise
+            return await self._exchange(where, method, headers, body)
+
+    @asynccontextmanager
+    async def limit(self, what: str = "") -> AsyncIterator[None]:
+        """All within must be over in the time that one question has. Raises FetchError when it is not: `what`, and why."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(None) as patience:
@@ -145,16 +157,11 @@ class Fetch:
                     self._timeout, lambda: patience.reschedule(loop.time())
                 )
                 try:
-                    try:
-                        return await self._exchange(where, method, headers, body)
-                    except aiohttp.ServerDisconnectedError:
-                        if not repeatable:
-                            raise
-                    return await self._exchange(where, method, headers, body)
+                    yield
                 finally:
                     timer.cancel()
         except TimeoutError:
-            raise FetchError(f"no whole answer within {self._timeout:g} s") from None
+            raise FetchError(f"{what}no whole answer within {self._timeout:g} s") from None
 
     async def _exchange(
         self, where: URL, method: str, headers: list[tuple[str, str]], body: bytes | None

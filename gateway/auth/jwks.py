@@ -58,10 +58,11 @@ class Web:
 
     async def load(self) -> dict[str, Any]:
         """Fetch it. Raises FetchError."""
-        url = self._url
-        if url is None:
-            url = announced(await discover(self._fetch, self._issuer), "jwks_uri", self._issuer)
-        return await self._fetch.document(url)
+        if self._url is not None:
+            return await self._fetch.document(self._url)
+        async with self._fetch.limit(f"{self.what}: "):  # of both together
+            document = await discover(self._fetch, self._issuer)
+            return await self._fetch.document(announced(document, "jwks_uri", self._issuer))
 
     async def aclose(self) -> None:
         """Close the connections."""

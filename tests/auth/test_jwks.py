@@ -114,6 +114,22 @@ async def test_an_issuer_that_hangs_costs_the_timeout_once(world: World) -> None
     assert world.issuer.asked == {DISCOVERY: 1}
 
 
+async def test_both_questions_of_a_discovery_have_the_timeout_together(world: World) -> None:
+    world.issuer.gate.clear()
+    one = world.make(timeout=3)
+    asking = spawn(outcome(one, bearing(world.issuer.sign())), "test")
+    while not world.issuer.asked:
+        await asyncio.sleep(0.005)
+    world.clock.advance(2)
+    world.issuer.gate.set()
+    while "/keys" not in world.issuer.asked:
+        world.issuer.gate.clear()
+        await asyncio.sleep(0.005)
+    world.clock.advance(1.1)
+    assert await asking == "auth_unavailable"
+    assert f"{DISCOVERY}: no whole answer within 3 s" in world.why
+
+
 @pytest.mark.parametrize(
     ("path", "answer", "why"),
     [
