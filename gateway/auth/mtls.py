@@ -70,12 +70,12 @@ class Mtls:
             certificate = tls.certificate
             if certificate is None:
                 return None
-            identity = self._known[tls] = self._identity(certificate)
+            identity = self._known[tls] = self._identity(tls, certificate)
         if identity.expires <= self._now():
             raise errors.Unauthenticated("the client's certificate has run out", outcome="expired")
         return identity
 
-    def _identity(self, certificate: ClientCertificate) -> Identity:
+    def _identity(self, tls: Encryption, certificate: ClientCertificate) -> Identity:
         names = (*certificate.san_dns, *certificate.san_uri, *certificate.san_email)
         claims = {
             "subject": certificate.subject,
@@ -83,7 +83,10 @@ class Mtls:
             "san_uri": certificate.san_uri,
             "san_email": certificate.san_email,
             "serial": certificate.serial,
-            "fingerprint_sha256": certificate.fingerprint_sha256,
+            "fingerprint": certificate.fingerprint_sha256,
+            "version": tls.version,
+            "cipher": tls.cipher,
+            "server_name": tls.server_name,
         }
         consumer: str | None = next(iter(names), certificate.subject)
         if self._consumer is not None:

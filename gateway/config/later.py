@@ -24,7 +24,6 @@ METHODS = frozenset(
     (
         "api_key",
         "basic",
-        "mtls",
     )
 )
 """Of a policy of `auth`."""

@@ -27,6 +27,7 @@ class Connection:
     def __init__(self, certificate: ClientCertificate | None) -> None:
         self._certificate = certificate
         self.read = 0
+        self.version, self.cipher, self.server_name = "TLSv1.3", "TLS_AES_256_GCM_SHA384", "a.test"
 
     @property
     def certificate(self) -> ClientCertificate | None:
@@ -74,7 +75,8 @@ def test_without_tls_or_without_a_certificate_there_is_no_credential() -> None:
         ({"consumer": "{tls.san_email}"}, "ops@example.com"),
         ({"consumer": "{tls.subject}"}, "CN=billing,O=Example"),
         ({"consumer": "{tls.serial}"}, "7f"),
-        ({"consumer": "{tls.fingerprint_sha256}"}, "ab" * 32),
+        ({"consumer": "{tls.fingerprint}"}, "ab" * 32),
+        ({"consumer": "{tls.version} {tls.server_name}"}, "TLSv1.3 a.test"),
         ({"consumer": "machine {tls.san_dns}"}, "machine billing.internal"),
         ({"consumer": "{tls.san_dns|nobody}"}, "billing.internal"),
     ],
