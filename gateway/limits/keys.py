@@ -19,11 +19,12 @@ from gateway.routing.template import IDENTITY, Template
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.identity import Identity
     from gateway.routing.template import View
 
 LONGEST: Final = 64
 """Characters of a key; a digest is shorter."""
-REMEMBERED: Final = 16_384
+REMEMBERED: Final = 4096
 _APART: Final = "\x1f"
 _UNKNOWN: Final = "\x1f\x1f"
 """Before the address of a request that the text has no value for."""
@@ -34,20 +35,23 @@ _ADDRESS = re.compile(r"\{client_ip(?:\|[^{}]*)?\}")
 class Key:
     """What a limit counts by, compiled."""
 
-    __slots__ = ("_folded", "_parts", "_prefix", "names", "of")
+    __slots__ = ("_folded", "_known", "_parts", "_prefix", "names", "of")
 
     def __init__(self, text: str, ipv6_prefix: int = 64) -> None:
         """`text` has placeholders. Raises ValueError, with a sentence for the user, for one that there is not."""
         self._prefix = ipv6_prefix
         self._folded: dict[str, str] = {}
+        self._known: dict[Identity, str] = {}
         whole = Template.compile(text, where="text")
         self.names = whole.names
         """Every name that is asked for."""
         self._parts = tuple(self._part(found[0]) for found in _PART.finditer(text))
         self.of: Callable[[View], str] = self._of
-        """The key of a request, never empty."""
+        """The key of a request."""
         if _ADDRESS.fullmatch(text):
             self.of = self.address
+        elif self.names and all(names_identity(frozenset({name})) for name in self.names):
+            self.of = self._of_identity
 
     def address(self, exchange: View) -> str:
         """The client's address as far as it counts."""
@@ -55,6 +59,20 @@ class Key:
         if ":" not in address:
             return address
         return self._folded.get(address) or self._fold(address)
+
+    def _of_identity(self, exchange: View) -> str:
+        """The same for all requests of one identity."""
+        identity = exchange.identity
+        if identity is None:
+            return self._of(exchange)
+        key = self._known.get(identity)
+        if key is None:
+            key = self._of(exchange)
+            if not key.startswith(_UNKNOWN):
+                if len(self._known) >= REMEMBERED:
+                    self._known.clear()
+                self._known[identity] = key
+        return key
 
     def _fold(self, address: str) -> str:
         if len(self._folded) >= REMEMBERED:

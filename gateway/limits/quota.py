@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import math
 import re
+from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from gateway.config.limits import Rate, parse_quota
 from gateway.limits.algorithms import Algorithm, make
-from gateway.routing.template import Template
+from gateway.routing.template import IDENTITY, Template
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from gateway.config.limits import RateLimit
+    from gateway.identity import Identity
     from gateway.routing.template import View
 
 REMEMBERED: Final = 4096
@@ -34,7 +36,7 @@ _PLACEHOLDER = re.compile(r"\{\{|\{[a-z_.0-9-]+(?:\|([^{}]*))?\}")
 class Quota:
     """One rate of one limit."""
 
-    __slots__ = ("_left", "algorithm", "policy", "rate", "table")
+    __slots__ = ("_left", "algorithm", "alone", "policy", "rate", "table")
 
     def __init__(self, name: str, settings: RateLimit, rate: Rate) -> None:
         """Raises ValueError, with a sentence for the user, for numbers that no algorithm can have."""
@@ -43,6 +45,8 @@ class Quota:
         window = "" if rate.unit == "month" else f";w={rate.seconds:.0f}"
         self.policy = f"{quoted};q={rate.count}{window}".encode("ascii")
         """Its member of `RateLimit-Policy`; no month is so many seconds long that it could be said in advance."""
+        self.alone = policy_line([self])
+        """`RateLimit-Policy` where there is no other."""
         self.table = f"{settings.algorithm}/{rate.unit}/{name}"
         """Under which it is counted: what another algorithm, or another unit, has stored says nothing to this one."""
         self.rate = str(rate)
@@ -50,7 +54,12 @@ class Quota:
 
     def line(self, left: int, seconds: float) -> bytes:
         """The field `RateLimit`: units left, and for how long that is so (rounded up)."""
-        return self._left % (left, math.ceil(seconds))
+        return self._left % (left, ceil(seconds))
+
+
+def policy_line(quotas: Sequence[Quota]) -> bytes:
+    """The field `RateLimit-Policy`."""
+    return b"RateLimit-Policy: %b\r\n" % b", ".join([quota.policy for quota in quotas])
 
 
 def quote(name: str) -> str:
@@ -68,10 +77,26 @@ class Rates:
         self._settings = settings
         self.template = Template.compile(text, where="text")
         self._known: dict[str, Quota | None] = {}
+        self._by_identity = all(name.partition(".")[0] in IDENTITY for name in self.template.names)
+        """Nothing else is asked for: it is the same for all requests of one identity."""
+        self._identities: dict[Identity, Quota | None] = {}
         self._default = self._read(_PLACEHOLDER.sub(lambda found: found[1] or "", text))
 
     def of(self, exchange: View) -> Quota | None:
         """What holds for this request; None: nothing that could be read, so nothing is allowed."""
+        identity = exchange.identity
+        if identity is None or not self._by_identity:
+            return self._of(exchange)
+        try:
+            return self._identities[identity]
+        except KeyError:
+            quota = self._of(exchange)
+            if len(self._identities) >= REMEMBERED:
+                self._identities.clear()
+            self._identities[identity] = quota
+            return quota
+
+    def _of(self, exchange: View) -> Quota | None:
         text = self.template.render(exchange)
         try:
             return self._known[text]

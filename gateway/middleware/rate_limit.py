@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from gateway import errors
 from gateway.limits.keys import Key, names_identity
-from gateway.limits.quota import Quota, Rates, cost_of
+from gateway.limits.quota import Quota, Rates, cost_of, policy_line
 from gateway.routing.template import Template
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _stage(route: effective.Route, forward: Handler, build: Build, *, identity: 
     if any(limit.store is not None for limit in limits):
         return stage.shared
     if len(limits) == 1 and limits[0].plain is not None:
-        return stage.alone(limits[0].plain)
+        return stage.alone(limits[0], *limits[0].plain)
     return stage.local
 
 
@@ -73,10 +73,7 @@ def needs_identity(settings: model.RateLimit) -> bool:
 class Limit:
     """One limit, compiled."""
 
-    __slots__ = (
-        *("_cost", "_cost_of", "_key_of", "_quota", "_rates"),
-        *("meter", "name", "plain", "report", "store"),
-    )
+    __slots__ = ("ask", "meter", "name", "plain", "report", "store")
 
     def __init__(
         self, name: str, settings: model.RateLimit, stores: Stores, meter: LimitMeter
@@ -88,35 +85,50 @@ class Limit:
         self.store: RedisStore | None = None
         if settings.store is not None:
             self.store = stores.shared[settings.store]
-        self._key_of = Key(settings.template, settings.ipv6_prefix).of
-        self._rates = self._quota = None
-        if isinstance(settings.rate, str):
-            self._rates = Rates(name, settings, settings.rate)
-        else:
-            self._quota = Quota(name, settings, settings.rate)
-        self._cost_of: Callable[[Exchange], float] | None = None
-        self._cost = 1.0
-        if isinstance(settings.cost, str):
-            self._cost_of = cost_of(settings.cost)
-        else:
-            self._cost = float(settings.cost)
+        key_of = Key(settings.template, settings.ipv6_prefix).of
+        rate, cost = settings.rate, settings.cost
+        self.ask: Callable[[Exchange], Question | None]
+        """What is to be asked for a request; None: nobody can tell what is allowed, so nothing is."""
         self.plain: tuple[Quota, Callable[[Exchange], str], float] | None = None
         """Its rate, key and cost, where nothing else is to be asked."""
-        if self._quota is not None and self._cost_of is None and not self.report:
-            self.plain = self._quota, self._key_of, self._cost
+        if isinstance(rate, str) or isinstance(cost, str):
+            self.ask = self._asking(name, settings, key_of)
+        else:
+            plain = (Quota(name, settings, rate), key_of, float(cost))
+            self.ask = self._always(*plain)
+            if not self.report:
+                self.plain = plain
 
-    def ask(self, exchange: Exchange) -> tuple[Quota, Asked] | None:
-        """What is to be asked for a request; None: nobody can tell what is allowed, so nothing is."""
-        key = self._key_of(exchange)
-        quota = self._quota
-        if quota is None:
-            assert self._rates is not None
-            quota = self._rates.of(exchange)
+    def _always(
+        self, quota: Quota, key_of: Callable[[Exchange], str], cost: float
+    ) -> Callable[[Exchange], Question]:
+        """The same question for all requests, but for the key."""
+        table, algorithm, binding = quota.table, quota.algorithm, not self.report
+        # A plain tuple for an Asked: one is made for each request.
+        return lambda exchange: (self, quota, (table, algorithm, key_of(exchange), cost, binding))  # type: ignore[return-value]
+
+    def _asking(
+        self, name: str, settings: model.RateLimit, key_of: Callable[[Exchange], str]
+    ) -> Callable[[Exchange], Question | None]:
+        """A question whose rate or cost comes with the request."""
+        rate, cost = settings.rate, settings.cost
+        rates = Rates(name, settings, rate) if isinstance(rate, str) else None
+        always = None if isinstance(rate, str) else Quota(name, settings, rate)
+        costs = cost_of(cost) if isinstance(cost, str) else None
+        same = 0.0 if isinstance(cost, str) else float(cost)
+        binding = not self.report
+
+        def ask(exchange: Exchange) -> Question | None:
+            quota = always if rates is None else rates.of(exchange)
             if quota is None:
                 return None
-            key = f"{quota.rate}\x1f{key}"  # another plan begins anew
-        cost = self._cost if self._cost_of is None else self._cost_of(exchange)
-        return quota, (quota.table, quota.algorithm, key, cost, not self.report)  # type: ignore[return-value]
+            key = key_of(exchange)
+            if rates is not None:  # another plan begins anew
+                key = f"{quota.rate}\x1f{key}"
+            much = same if costs is None else costs(exchange)
+            return self, quota, (quota.table, quota.algorithm, key, much, binding)  # type: ignore[return-value]
+
+        return ask
 
 
 class Stage:
@@ -127,23 +139,23 @@ class Stage:
         self._forward = forward
         self._local = stores.local
 
-    def alone(self, plain: tuple[Quota, Callable[[Exchange], str], float]) -> Handler:
-        """For one limit that counts here, always the same: without all that needs not be asked."""
-        quota, key_of, cost = plain
-        table, algorithm, line = quota.table, quota.algorithm, quota.line
-        policy = b"RateLimit-Policy: " + quota.policy + b"\r\n"
-        [limit], take, forward = self._limits, self._local.take, self._forward
-        meter = limit.meter
+    def alone(
+        self, limit: Limit, quota: Quota, key_of: Callable[[Exchange], str], cost: float
+    ) -> Handler:
+        """As `local` for the usual case, a third cheaper: one limit that is always the same."""
+        table, algorithm, policy, line = quota.table, quota.algorithm, quota.alone, quota.line
+        take, forward, meter = self._local.take, self._forward, limit.meter
 
         def limited(exchange: Exchange) -> Awaitable[Reply]:
-            [(_, wait, left, back)] = take(((table, algorithm, key_of(exchange), cost, True),))  # type: ignore[arg-type]
+            asked = (table, algorithm, key_of(exchange), cost, True)
+            [(_, wait, left, back)] = take((asked,))  # type: ignore[arg-type]
             if wait:
                 meter.decisions["denied"] += 1
-                _tell(exchange, policy, _LESS_THAN_ANY, line(left, min(wait, back)))
+                _tell(exchange, [quota], _LESS_THAN_ANY, line(left, min(wait, back)))
                 raise _refusal(limit, wait)
             meter.allowed += 1
             if exchange.extra:
-                _tell(exchange, policy, left, line(left, back))
+                _tell(exchange, [quota], left, line(left, back))
             else:
                 exchange.extra = (policy, line(left, back))
             return forward(exchange)
@@ -226,9 +238,9 @@ class Stage:
     def _questions(self, exchange: Exchange, limits: Sequence[Limit]) -> list[Question]:
         questions: list[Question] = []
         for limit in limits:
-            asked = limit.ask(exchange)
-            if asked is not None:
-                questions.append((limit, *asked))
+            question = limit.ask(exchange)
+            if question is not None:
+                questions.append(question)
             elif limit.report:
                 limit.meter.decisions["would_deny"] += 1
             else:
@@ -238,6 +250,26 @@ class Stage:
 
     def _settle(self, exchange: Exchange, questions: list[Question], taken: list[Taken]) -> None:
         """Count what was decided and tell the client. Raises errors.RateLimited."""
+        if len(questions) == 1 and not taken[0][1] and not questions[0][0].report:
+            limit, quota, _ = questions[0]
+            limit.meter.allowed += 1
+            _tell(exchange, [quota], taken[0][2], quota.line(taken[0][2], taken[0][3]))
+            return
+        least = -1
+        line = b""
+        for (limit, quota, _), (_, wait, left, back) in zip(questions, taken, strict=True):
+            if wait or limit.report:
+                self._judge(exchange, questions, taken)
+                return
+            if left < least or least < 0:
+                least, line = left, quota.line(left, back)
+        for question in questions:
+            question[0].meter.allowed += 1
+        if line:
+            _tell(exchange, [question[1] for question in questions], least, line)
+
+    def _judge(self, exchange: Exchange, questions: list[Question], taken: list[Taken]) -> None:
+        """As `_settle`, where not all have passed or some only report."""
         told: tuple[float, int, float, Quota] | None = None
         denies: Limit | None = None
         for (limit, quota, _), (_, wait, left, back) in zip(questions, taken, strict=True):
@@ -254,15 +286,15 @@ class Stage:
                 limit.meter.decisions["would_deny"] += 1
             elif denies is None:
                 limit.meter.allowed += 1
-        if told is not None:
-            wait, left, seconds, quota = told
-            policies = [one[1].policy for one in questions if not one[0].report]
-            policy = b"RateLimit-Policy: " + b", ".join(policies) + b"\r\n"
-            line = quota.line(left, seconds)
-            if denies is not None:
-                _tell(exchange, policy, _LESS_THAN_ANY, line)
-                raise _refusal(denies, wait)
-            _tell(exchange, policy, left, line)
+        if told is None:
+            return
+        wait, left, seconds, quota = told
+        quotas = [one[1] for one in questions if not one[0].report]
+        if denies is None:
+            _tell(exchange, quotas, left, quota.line(left, seconds))
+            return
+        _tell(exchange, quotas, _LESS_THAN_ANY, quota.line(left, seconds))
+        raise _refusal(denies, wait)
 
 
 def _passes(questions: list[Question], taken: list[Taken]) -> bool:
@@ -271,8 +303,12 @@ def _passes(questions: list[Question], taken: list[Taken]) -> bool:
     )
 
 
-def _tell(exchange: Exchange, policy: bytes, left: int, line: bytes) -> None:
+def _tell(exchange: Exchange, quotas: list[Quota], left: int, line: bytes) -> None:
     """Have the answer bear the fields of this stage: its policies, and `line` unless the stage before has less left."""
+    policy = quotas[0].alone if len(quotas) == 1 else policy_line(quotas)
+    if not exchange.extra:
+        exchange.extra = (policy, line)
+        return
     former = [each for each in exchange.extra if each.startswith(b"RateLimit: ")]
     if any(int(each.rpartition(b";r=")[2].partition(b";")[0]) <= left for each in former):
         exchange.extra += (policy,)
