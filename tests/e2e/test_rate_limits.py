@@ -353,3 +353,76 @@ async def test_clients_that_wait_for_an_upstream_take_turns(
         assert (await client.response()).status == 200
     last = [each.rpartition(".")[2] for each in served]
     assert last == ["1", "1", "2", "1", "2", "1", "1"]
+
+
+SECRET = "a secret of the test, which is long enough"
+STAFF = {
+    "staff": {
+        "jwt": {"secret": SECRET, "algorithms": ["HS256"], "audience": "api", "consumer": "{claim.sub}"}
+    }
+}  # fmt: skip
+
+
+def bearer(**claims: Any) -> bytes:
+    import jwt
+
+    claims = {"exp": 4_000_000_000, "aud": "api", **claims}
+    return b"Authorization: Bearer " + jwt.encode(claims, SECRET, "HS256").encode()
+
+
+async def test_consumers_are_counted_apart_and_only_once_it_is_known_who_they_are(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up = await origin()
+    limits = {
+        "plan": {"rate": "{claim.plan_rate|2/d}", "key": "consumer"},
+        "door": {"rate": "12/d", "key": "client_ip"},
+    }
+    route = {"auth": "staff", "rate_limit": ["plan", "door"]}
+    running = await gateway(up, auth=STAFF, rate_limits=limits, route=route)
+    client = await raw(running)
+    ann, bob = bearer(sub="ann"), bearer(sub="bob", plan_rate="4/d")
+    assert await statuses(client, 3, ann) == [200, 200, 429]
+    assert await statuses(client, 5, bob) == [200, 200, 200, 200, 429]
+    told = await client.ask(get(b"/", bob))
+    assert told.all("ratelimit-policy") == [b'"door";q=12;w=86400', b'"plan";q=4;w=86400']
+    assert told.all("ratelimit") == [b'"plan";r=0;t=21600']
+    # Whoever is not known has cost the door only, and soon finds it shut.
+    assert await statuses(client, 4) == [401, 401, 401, 429]
+    decisions = "gateway_rate_limit_decisions_total"
+    assert running.metric(decisions, limit="plan", decision="denied") == 3
+    assert running.metric(decisions, limit="door", decision="allowed") == 12
+    assert len(up.requests) == 6
+
+
+async def test_consumers_that_wait_for_an_upstream_take_turns_whatever_their_address(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    served: list[str] = []
+    gate = asyncio.Event()
+
+    async def slow(peer: Peer) -> None:
+        while True:
+            message = await peer.request()
+            served.append((message.get("x-who") or b"").decode())
+            await gate.wait()
+            await peer.send(reply())
+
+    up = await origin(slow)
+    upstream = {"concurrency": {"per_target": 1, "queue": 4, "queue_timeout": "30s"}}
+    route = {"auth": "staff", "headers": {"request": {"set": {"X-Who": "{consumer}"}}}}
+    running = await gateway(up, auth=STAFF, route=route, upstream=upstream)
+    clients = []
+    for who in ("ann",) * 5 + ("bob",) * 2:
+        client = await raw(running)
+        await client.send(get(b"/", bearer(sub=who)))
+        clients.append(client)
+        await running.eventually("gateway_requests_in_flight", min(len(clients), 5))
+        await running.eventually(
+            "gateway_errors_total", max(len(clients) - 5, 0), reason="queue_full"
+        )
+    # One is served and four may wait: the two of bob have taken the places of two of ann's.
+    gate.set()
+    said = [(await client.response()).status for client in clients]
+    assert said == [200, 200, 200, 503, 503, 200, 200]
+    assert served == ["ann", "ann", "bob", "ann", "bob"]
