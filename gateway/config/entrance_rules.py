@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from gateway.config import model, placeholders
 from gateway.config.addresses import FRAMING
 from gateway.config.effective import Problem
+from gateway.config.limits import parse_quota
 from gateway.config.upstream_rules import readable
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def _only(name: str, kinds: set[str]) -> str:
 
 
 def limit_problems(limit: model.RateLimit, paths: frozenset[str] | None, *, known: bool) -> Found:
-    """Names in a limit's texts that have no value where it counts."""
+    """Names in a limit's texts that have no value where it counts, and numbers that let nobody in."""
+    yield from _limit_numbers(limit)
     for key, text in (("rate", limit.rate), ("key", limit.template), ("cost", limit.cost)):
         if not isinstance(text, str):
             continue
@@ -119,6 +121,26 @@ def limit_problems(limit: model.RateLimit, paths: frozenset[str] | None, *, know
             found = placeholders.problem(name, paths, known=known)
             if found is not None:
                 yield (key,), found
+
+
+def _limit_numbers(limit: model.RateLimit) -> Found:
+    most = limit.burst
+    if most is not None and limit.algorithm in ("fixed_window", "sliding_window"):
+        yield ("burst",), f"{limit.algorithm} has no burst: leave it out, or write algorithm: gcra"
+    elif most is None and not isinstance(limit.rate, str):
+        most = limit.rate.count
+    if most is not None and not isinstance(limit.cost, str) and limit.cost > most:
+        yield (
+            ("cost",),
+            f"a request takes {limit.cost} and there are never more than {most}: none would pass",
+        )
+    if isinstance(limit.rate, str):
+        text = placeholders.defaults(limit.rate)
+        if text:
+            try:
+                parse_quota(text)
+            except ValueError as error:
+                yield ("rate",), f"where its placeholders have no value, {error}"
 
 
 # ── listeners ───────────────────────────────────────────────────────────────────────────────────

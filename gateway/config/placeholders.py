@@ -43,7 +43,7 @@ LOG_ONLY = frozenset(
 PAGE_ONLY = frozenset({"status", "title", "reason", "detail", "type"})
 """What only the page of a failure has."""
 
-_PLACEHOLDER = re.compile(r"\{\{|\{([a-z_.0-9-]+)(?:\|[^{}]*)?\}")
+_PLACEHOLDER = re.compile(r"\{\{|\{([a-z_.0-9-]+)(?:\|([^{}]*))?\}")
 
 
 def names(text: str) -> Iterator[str]:
@@ -52,6 +52,14 @@ def names(text: str) -> Iterator[str]:
         for found in _PLACEHOLDER.finditer(text):
             if found[1] is not None:
                 yield found[1]
+
+
+def defaults(text: str) -> str:
+    """The text where every placeholder has its default; empty where one has none."""
+    found = list(_PLACEHOLDER.finditer(text))
+    if any(one[1] is not None and one[2] is None for one in found):
+        return ""
+    return _PLACEHOLDER.sub(lambda one: "{" if one[1] is None else one[2], text)
 
 
 def of_identity(name: str) -> bool:

@@ -14,7 +14,8 @@ from hashlib import blake2b
 from ipaddress import IPv6Network
 from typing import TYPE_CHECKING, Final
 
-from gateway.routing.template import IDENTITY, Template
+from gateway.config.placeholders import of_identity
+from gateway.routing.template import Template
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +51,7 @@ class Key:
         """The key of a request."""
         if _ADDRESS.fullmatch(text):
             self.of = self.address
-        elif self.names and all(names_identity(frozenset({name})) for name in self.names):
+        elif self.names and all(map(of_identity, self.names)):
             self.of = self._of_identity
 
     def address(self, exchange: View) -> str:
@@ -100,8 +101,3 @@ class Key:
 
 def _digest(key: str) -> str:
     return _APART + blake2b(key.encode("utf-8", "surrogateescape"), digest_size=20).hexdigest()
-
-
-def names_identity(names: frozenset[str]) -> bool:
-    """Whether any of these has a value only once it is known who asks."""
-    return any(name.partition(".")[0] in IDENTITY for name in names)

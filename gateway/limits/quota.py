@@ -11,13 +11,13 @@ rate as written in `RateLimit-Policy`, what is left of it in `RateLimit`.
 from __future__ import annotations
 
 import math
-import re
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
+from gateway.config import placeholders
 from gateway.config.limits import Rate, parse_quota
-from gateway.limits.algorithms import Algorithm, make
-from gateway.routing.template import IDENTITY, Template
+from gateway.limits.algorithms import SLACK, Algorithm, make
+from gateway.routing.template import Template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +30,6 @@ REMEMBERED: Final = 4096
 _DIGITS: Final = 10
 """Of a cost that is read from a text: a larger one never passes."""
 _LONGEST: Final = 64
-_PLACEHOLDER = re.compile(r"\{\{|\{[a-z_.0-9-]+(?:\|([^{}]*))?\}")
 
 
 class Quota:
@@ -54,7 +53,7 @@ class Quota:
 
     def line(self, left: int, seconds: float) -> bytes:
         """The field `RateLimit`: units left, and for how long that is so (rounded up)."""
-        return self._left % (left, ceil(seconds))
+        return self._left % (left, ceil(seconds - SLACK))
 
 
 def policy_line(quotas: Sequence[Quota]) -> bytes:
@@ -77,10 +76,10 @@ class Rates:
         self._settings = settings
         self.template = Template.compile(text, where="text")
         self._known: dict[str, Quota | None] = {}
-        self._by_identity = all(name.partition(".")[0] in IDENTITY for name in self.template.names)
+        self._by_identity = all(map(placeholders.of_identity, self.template.names))
         """Nothing else is asked for: it is the same for all requests of one identity."""
         self._identities: dict[Identity, Quota | None] = {}
-        self._default = self._read(_PLACEHOLDER.sub(lambda found: found[1] or "", text))
+        self._default = self._read(placeholders.defaults(text))
 
     def of(self, exchange: View) -> Quota | None:
         """What holds for this request; None: nothing that could be read, so nothing is allowed."""

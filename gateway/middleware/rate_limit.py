@@ -14,9 +14,9 @@ import math
 from typing import TYPE_CHECKING, TypeAlias
 
 from gateway import errors
-from gateway.limits.keys import Key, names_identity
+from gateway.limits.algorithms import SLACK
+from gateway.limits.keys import Key
 from gateway.limits.quota import Quota, Rates, cost_of, policy_line
-from gateway.routing.template import Template
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -51,7 +51,7 @@ def _stage(route: effective.Route, forward: Handler, build: Build, *, identity: 
     limits = [
         Limit(name, settings, build.limits, build.metrics.entrance.limit(name))
         for name, settings in route.rate_limits
-        if needs_identity(settings) == identity
+        if settings.of_identity == identity
     ]
     if not limits:
         return forward
@@ -61,13 +61,6 @@ def _stage(route: effective.Route, forward: Handler, build: Build, *, identity: 
     if len(limits) == 1 and limits[0].plain is not None:
         return stage.alone(limits[0], *limits[0].plain)
     return stage.local
-
-
-def needs_identity(settings: model.RateLimit) -> bool:
-    """Whether any text of a limit has a value only once it is known who asks."""
-    texts = (settings.rate, settings.template, settings.cost)
-    names = [Template.compile(text, where="text").names for text in texts if isinstance(text, str)]
-    return any(names_identity(each) for each in names)
 
 
 class Limit:
@@ -321,5 +314,6 @@ def _refusal(limit: Limit, wait: float) -> errors.RateLimited:
     if wait == math.inf:
         return errors.RateLimited(f"{limit.name}: one request costs more than there can ever be")
     return errors.RateLimited(
-        f"{limit.name} is used up for {wait:.3f} s", (("Retry-After", str(math.ceil(wait))),)
+        f"{limit.name} is used up for {wait:.3f} s",
+        (("Retry-After", str(max(1, math.ceil(wait - SLACK)))),),
     )

@@ -9,15 +9,27 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.conformance.conftest import get, problem
+from tests.kit.clock import StillClock
 from tests.kit.origin import reply
 
 if TYPE_CHECKING:
     from tests.conftest import MakeClient, MakeGateway, MakeOrigin
     from tests.kit.origin import Peer
     from tests.kit.raw import Client
+    from tests.kit.running import Running
 
 TRUSTED = {"trusted_proxies": ["127.0.0.0/8"]}
 FAIR = {"fair": {"rate": "3/m"}}
+
+
+@pytest.fixture
+def gateway(gateway: MakeGateway) -> MakeGateway:
+    """Gateways for which no time passes by itself, so that seconds can be told exactly."""
+
+    async def make(config: Any, **sections: Any) -> Running:
+        return await gateway(config, clock=StillClock(), **sections)
+
+    return make
 
 
 async def statuses(client: Client, times: int, *lines: bytes, path: bytes = b"/") -> list[int]:

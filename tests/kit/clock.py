@@ -78,3 +78,17 @@ class FakeClock(Clock):
         for timer in self.timers:
             timer.wait()
         self.scan()
+
+
+class StillClock(FakeClock):
+    """A FakeClock whose time stands still: for tests that look at the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now, self._wall = super().now(), super().wall()
+
+    def now(self) -> float:
+        return self._now + self.offset
+
+    def wall(self) -> float:
+        return self._wall + self.offset

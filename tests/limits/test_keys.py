@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 
 from gateway.config.limits import RateLimit
 from gateway.identity import Identity
-from gateway.limits.keys import LONGEST, Key, names_identity
+from gateway.limits.keys import LONGEST, Key
 from gateway.limits.quota import REMEMBERED, Quota, Rates, cost_of, quote
 
 
@@ -99,9 +99,6 @@ def test_a_key_is_never_long() -> None:
 def test_consumers_and_claims_are_keys() -> None:
     assert Key("{consumer}").of(request(identity=ANN)) == "ann"
     assert Key("{claim.tenant}").of(request(identity=ANN)) == "t1"
-    assert names_identity(Key("{claim.tenant}").names)
-    assert names_identity(Key("{consumer}").names)
-    assert not names_identity(Key("{client_ip} {header.consumer}").names)
 
 
 def limit(**settings: Any) -> RateLimit:

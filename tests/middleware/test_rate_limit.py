@@ -17,7 +17,7 @@ from gateway.identity import Identity
 from gateway.limits.local import LocalStore
 from gateway.limits.stores import Stores
 from gateway.middleware import rate_limit
-from tests.kit.clock import FakeClock
+from tests.kit.clock import StillClock
 from tests.middleware.test_metrics import build
 from tests.observe.stand_in import exchange
 
@@ -52,7 +52,7 @@ class Case:
 
     def __init__(self, *limits: dict[str, Any], elsewhere: Elsewhere | None = None) -> None:
         self.build = build()
-        self.clock = FakeClock()
+        self.clock = StillClock()
         shared: Any = {"elsewhere": elsewhere}
         self.build.limits = Stores(LocalStore(self.clock), shared)
         route: Any = SimpleNamespace(
