@@ -44,3 +44,7 @@ class Identity:
                 return None
             value = value[part]
         return value
+
+
+NOBODY = Identity("", "")
+"""Stands for a client that a policy lets in without knowing it (`on_error: allow`): the exchange has no identity then."""

@@ -24,9 +24,10 @@ from gateway import errors
 from gateway.auth import Taken
 from gateway.auth.describing import Describing
 from gateway.auth.fetch import FetchError, Single
+from gateway.auth.telling import Telling
 from gateway.config.addresses import FRAMING
 from gateway.exchange import Reply
-from gateway.identity import Identity
+from gateway.identity import NOBODY, Identity
 from gateway.upstream.probe import words
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ class ForwardAuth:
         # Which of the cookies is a credential, only the service knows.
         sent = {field.lower() for field in settings.send}
         self.taken = Taken(headers=frozenset({b"authorization"} if "authorization" in sent else ()))
-        self._nobody = Identity(name, "")
+        self._groups = (settings.groups or "{claim.groups}")[1:-1].removeprefix("claim.")
+        self._telling = Telling(name, "auth_service_failed", tools)
         self._kept: dict[bytes, tuple[Identity, float]] = {}
         self._single: Single[bytes, _Said] = Single(f"forward_auth {name}")
         self._session: aiohttp.ClientSession | None = None
@@ -175,7 +177,7 @@ class ForwardAuth:
             nonlocal asked
             asked = True
             said = await self._ask(fields)
-            if said.shared and said.identity is not None:
+            if said.shared and said.identity is not None and said.identity is not NOBODY:
                 self._keep(key, said.identity)
             return said
 
@@ -193,15 +195,15 @@ class ForwardAuth:
         assert self._settings.cache is not None
         self._kept[key] = identity, self._clock.now() + self._settings.cache
 
-    @staticmethod
-    def _told(said: _Said) -> Identity | Reply:
+    def _told(self, said: _Said) -> Identity | Reply:
+        if said.identity is NOBODY:
+            self._meter.outcomes["provider_error"] += 1
         if said.identity is not None:
             return said.identity
         assert said.reply is not None
         status, lines, body = said.reply
-        return Reply(
-            status, list(lines), body
-        )  # one for each request: what is around it may edit it
+        # One for each request: what is around it may edit it.
+        return Reply(status, list(lines), body)
 
     # ── asking ──
 
@@ -212,7 +214,9 @@ class ForwardAuth:
         question = _Question(fields)
         try:
             return await self._limited(question)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except TimeoutError:
+            why = f"{self._settings.url}: no answer within {self._settings.timeout:g} s"
+        except (aiohttp.ClientError, OSError) as error:
             why = f"{self._settings.url}: {words(error)}"
         except ValueError:
             raise errors.Unauthenticated(
@@ -220,16 +224,14 @@ class ForwardAuth:
             ) from None
         if question.said is not None:  # only the rest of its body has failed, which nobody reads
             return question.said
-        if question.refused:  # it has said no: that can not become a yes by `on_error`
-            raise errors.AuthUnavailable(why)
-        return self._without(why)
+        return self._without(why, refused=question.refused)
 
-    def _without(self, why: str) -> _Said:
-        """What becomes of a request that nobody has judged."""
-        if self._settings.on_error == "deny":
+    def _without(self, why: str, *, refused: bool = False) -> _Said:
+        """What becomes of a request without a verdict. One that was `refused` is not let in by `on_error`."""
+        self._telling.tell(why)
+        if refused or self._settings.on_error == "deny":
             raise errors.AuthUnavailable(why)
-        self._meter.outcomes["provider_error"] += 1
-        return _Said(self._nobody)
+        return _Said(NOBODY, shared=True)  # or those who wait for it would wait for their own, too
 
     async def _limited(self, question: _Question) -> _Said:
         loop = asyncio.get_running_loop()
@@ -262,15 +264,20 @@ class ForwardAuth:
         status = response.status
         if 200 <= status < 300:
             question.said = self._let_in(response.headers)
-            if (response.content_length or 0) <= self._settings.max_body:
-                await self._body(response)  # so that the connection can be used again
+            await self._body(response)  # so that the connection can be used again
             return question.said
         if status >= 500:
             return self._without(f"{self._settings.url}: status {status}")
         question.refused = True
         if status in (401, 403) or (status in _REDIRECTS and "Location" in response.headers):
-            return self._refusal(response, await self._body(response))
-        raise errors.AuthUnavailable(f"{self._settings.url}: status {status}")
+            body = await self._body(response)
+            if body is None:
+                told = (
+                    f"{self._settings.url}: a refusal larger than {self._settings.max_body} bytes"
+                )
+                return self._without(told, refused=True)
+            return self._refusal(response, body)
+        return self._without(f"{self._settings.url}: status {status}", refused=True)
 
     def _let_in(self, headers: CIMultiDictProxy[str]) -> _Said:
         values = {name: headers.getall(name, []) for name, _ in self._copied}
@@ -286,7 +293,12 @@ class ForwardAuth:
             for value in values[name]
         ]
         once = tuple(_lines(headers, ("Set-Cookie",)))
-        identity = replace(identity, lines=identity.lines + b"".join(lines), once=once)
+        identity = replace(
+            identity,
+            lines=identity.lines + b"".join(lines),
+            once=once,
+            groups=_members(claims.get(self._groups, "")),
+        )
         return _Said(identity, shared=not once and "no-store" not in _caching(headers))
 
     @staticmethod
@@ -298,14 +310,21 @@ class ForwardAuth:
         shared = response.status in (401, 403) and "Set-Cookie" not in headers
         return _Said(reply=(response.status, tuple(lines), body), shared=shared)
 
-    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
-        """All of it. Raises errors.AuthUnavailable for more than is allowed."""
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes | None:
+        """All of it; None: it is more than is allowed."""
         most, body = self._settings.max_body, bytearray()
+        if (response.content_length or 0) > most:
+            return None
         async for block in response.content.iter_any():
             body += block
             if len(body) > most:
-                raise errors.AuthUnavailable(f"{self._settings.url}: more than {most} bytes")
+                return None
         return bytes(body)
+
+
+def _members(value: str) -> frozenset[str]:
+    """Groups as services write them into a field: with commas or bars between, since names hold spaces."""
+    return frozenset(name for part in re.split("[,|]", value) if (name := part.strip()))
 
 
 def _lines(headers: CIMultiDictProxy[str], names: tuple[str, ...]) -> list[bytes]:

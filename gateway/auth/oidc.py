@@ -25,6 +25,7 @@ from gateway.auth import Taken
 from gateway.auth.describing import Describing, words
 from gateway.auth.provider import Provider
 from gateway.auth.session import Cookie, Seal, Sessions, TooLarge
+from gateway.auth.telling import Telling
 from gateway.exchange import Reply
 from gateway.routing.match import cookie_values, query_values
 
@@ -98,6 +99,7 @@ class Oidc:
         self._names = {each: self._sessions.cookie.called(secure=each) for each in (True, False)}
         self._known: dict[bytes, Identity] = {}
         self._provider = Provider(name, settings, tools)
+        self._telling = Telling(name, "login_failed", tools)
 
     # ── requests for what is guarded ──
 
@@ -145,9 +147,8 @@ class Oidc:
         """Send the browser to the provider (Core 1.0 section 3.1.2.1)."""
         try:
             where = await self._provider.metadata()
-        except errors.AuthUnavailable:
-            self._meter.outcomes["provider_error"] += 1
-            raise
+        except errors.AuthUnavailable as error:
+            raise self._noted(error) from None
         secure = exchange.scheme == "https"
         word, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
         redirect = self._own(exchange, self._settings.callback)
@@ -187,9 +188,6 @@ class Oidc:
         except errors.Unauthenticated as error:
             self._meter.outcomes[error.outcome] += 1
             raise
-        except errors.AuthUnavailable:
-            self._meter.outcomes["provider_error"] += 1
-            raise
         except errors.Forbidden:
             self._meter.outcomes["forbidden"] += 1
             raise
@@ -220,10 +218,17 @@ class Oidc:
             session = self._session_line(claims, secure=secure)
         except errors.GatewayError as error:
             error.headers += (("Set-Cookie", over.decode("ascii")[12:-2]),)
-            raise
+            raise self._noted(error) from None
         if self._settings.session.same_site == "strict":
             return _page(back, over, session)
         return _redirect(back, over, session)
+
+    def _noted(self, error: errors.GatewayError) -> errors.GatewayError:
+        """Tell the operator of a login that was under way."""
+        if isinstance(error, errors.AuthUnavailable):
+            self._meter.outcomes["provider_error"] += 1
+        self._telling.tell(error.detail)
+        return error
 
     def _login(
         self, exchange: Exchange, word: str, *, secure: bool

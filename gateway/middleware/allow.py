@@ -76,7 +76,10 @@ def wrap(route: effective.Route, forward: Handler, build: Build) -> Handler:
     def authorise(exchange: Exchange) -> Awaitable[Reply]:
         identity = exchange.identity
         if identity is None:
-            raise errors.Forbidden("nobody is known, and allow asks who it is")
+            if not report:
+                raise errors.Forbidden("nobody is known, and allow asks who it is")
+            would_refuse(exchange, errors.Forbidden.reason)
+            return forward(exchange)
         for broken in rules:
             why = broken(identity)
             if not why:

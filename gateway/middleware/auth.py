@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gateway import errors
 from gateway.auth import Inviting
-from gateway.identity import Identity
+from gateway.identity import NOBODY, Identity
 from gateway.middleware.answer_edits import compile_edits
 from gateway.middleware.edit_headers import edited
 
@@ -119,6 +119,8 @@ class Door:
         return None
 
     def _enter(self, exchange: Exchange, so_far: _Round, identity: Identity) -> Awaitable[Reply]:
+        if identity is NOBODY:
+            return self._forward(exchange)
         self._meters[so_far.asked - 1].ok += 1
         exchange.identity = identity
         if identity.once:

@@ -45,6 +45,8 @@ Kind = Literal[
     "certificate_expiring",
     "auth_file_failed",
     "auth_file_reloaded",
+    "auth_service_failed",
+    "login_failed",
     "store_failed",
     "store_recovered",
 ]
@@ -59,6 +61,8 @@ _BAD = frozenset(
         "certificate_expiring",
         *("target_down", "ejected", "circuit_opened", "discovery_failed", "panic_on", "shed_on"),
         "auth_file_failed",
+        "auth_service_failed",
+        "login_failed",
         "store_failed",
         "jwks_failed",
     )

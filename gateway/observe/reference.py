@@ -292,6 +292,10 @@ EVENT_HELP = {
     "auth_file_failed": "A file of keys or passwords can not be read, or is wrong: what it held before "
     "counts on, so a key that was taken out of it since still lets in.",
     "auth_file_reloaded": "A file of keys or passwords has changed, and counts as it is now.",
+    "auth_service_failed": "The service of a `forward_auth` gives no verdict: `on_error` says what becomes of requests. "
+    "Told once in ten seconds.",
+    "login_failed": "A login of an `oidc` could not begin, or has failed after its user had come back: why is told here, "
+    "and not to the client. Told once in ten seconds.",
     "store_failed": "A store of `stores` does not answer: its limits go by its `on_error`, and it is left alone.",
     "store_recovered": "It answers again, and counts again.",
 }

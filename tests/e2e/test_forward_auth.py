@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.conformance.conftest import get, post, problem
-from tests.kit.origin import reply
+from tests.kit.origin import chunk, reply
 
 if TYPE_CHECKING:
     from tests.conftest import MakeClient, MakeGateway, MakeOrigin
     from tests.kit.origin import Origin, Peer
 
-YES = reply(b"", b"X-User: ann", b"X-Groups: ops, dev", b"X-Secret: no")
+YES = reply(b"", b"X-User: ann", b"X-Groups: ops,Domain Users", b"X-Secret: no")
 
 
 def configuration(service: Origin, up: Origin, **settings: Any) -> dict[str, Any]:
@@ -75,7 +75,7 @@ async def test_the_listed_fields_of_its_answer_go_on_and_no_others(
     client = await raw(await gateway(configuration(service, up)))
     await client.ask(get(b"/app/", b"Authorization: Bearer t", b"Cookie: a=1"))
     assert up.only.all("x-user") == [b"ann"]
-    assert up.only.all("x-groups") == [b"ops, dev"]
+    assert up.only.all("x-groups") == [b"ops,Domain Users"]
     assert up.only.get("x-secret") is None
     assert up.only.get("authorization") is None  # a credential, that was for the service
     assert up.only.get("cookie") == b"a=1"  # which of them is one, only the service knows
@@ -92,10 +92,12 @@ async def test_what_it_says_is_who_that_is(
         groups="{claim.x-groups}",
         forward={"X-Who": "{consumer}!"},
     )
+    config["routes"][0]["allow"] = {"consumers": ["ann"], "groups": ["Domain Users"]}
     running = await gateway(config)
     client = await raw(running)
     assert (await client.ask(get(b"/app/"))).status == 200
     assert up.only.get("x-who") == b"ann!"
+    assert (await running.log())[0]["consumer"] == "ann"
     assert running.metric("gateway_auth_decisions_total", policy="sso", outcome="ok") == 1
 
 
@@ -267,6 +269,86 @@ async def test_a_yes_whose_body_stalls_is_a_yes(
     client = await raw(await gateway(configuration(await origin(stall), up)))
     assert (await client.ask(get(b"/app/"))).status == 200
     assert up.only.get("x-user") == b"ann"
+
+
+async def test_a_yes_is_a_yes_however_much_is_behind_it(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    said = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + chunk(b"x" * 70_000)
+        + b"0\r\n\r\n"
+    )
+    long = reply(b"x" * 70_000)
+    client = await raw(
+        await gateway(configuration(await origin([said, long, YES]), await origin()))
+    )
+    for _ in range(3):
+        assert (await client.ask(get(b"/app/"))).status == 200
+
+
+async def test_with_nobody_known_allow_lets_nobody_in_and_limits_know_no_consumer(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    up = await origin()
+    service = await origin(reply(status=b"503 Busy"))
+    config = configuration(service, up, on_error="allow", forward={"X-Who": "{consumer}"})
+    config["routes"][0] |= {"path": "/app/*"}
+    config["routes"].append(
+        {
+            "name": "strict",
+            "path": "/strict/*",
+            "to": up.url,
+            "auth": "sso",
+            "allow": {"consumers": ["ann"]},
+        }
+    )
+    running = await gateway(config)
+    client = await raw(running)
+    assert (await client.ask(get(b"/app/", b"X-Who: root"))).status == 200
+    assert up.only.get("x-who") is None
+    problem(await client.ask(get(b"/strict/")), "forbidden", 403)
+    lines = await running.log(2)
+    assert [line["consumer"] for line in lines] == [None, None]
+    assert running.metric("gateway_auth_decisions_total", policy="sso", outcome="ok") == 0
+
+
+async def test_those_who_wait_for_an_answer_that_does_not_come_wait_once(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    service, up = await origin(silent), await origin()
+    running = await gateway(
+        configuration(service, up, on_error="allow", cache="10s", timeout="300ms")
+    )
+    clients = [await raw(running) for _ in range(5)]
+    for client in clients:
+        await client.send(get(b"/app/"))
+    assert [(await client.response()).status for client in clients] == [200] * 5
+    assert len(service.requests) == 1
+    outcome = {"policy": "sso", "outcome": "provider_error"}
+    assert running.metric("gateway_auth_decisions_total", **outcome) == 5
+
+
+async def test_the_operator_is_told_why_now_and_then_and_the_client_is_not(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    service = await origin(reply(status=b"500 Oops"))
+    running = await gateway(configuration(service, await origin()))
+    client = await raw(running)
+    for _ in range(5):
+        answer = await client.ask(get(b"/app/", b"Authorization: Bearer secret-word"))
+        assert b"check" not in answer.raw
+    running.clock.advance(11)
+    await client.ask(get(b"/app/"))
+    told = [
+        one.why
+        for one in running.gateway.metrics.events.select()
+        if one.kind == "auth_service_failed"
+    ]
+    assert told == [
+        f"policy sso: {service.url}/check: status 500",
+        f"policy sso: {service.url}/check: status 500; 4 more since the last one",
+    ]
 
 
 async def test_a_field_that_can_not_be_sent_on_is_the_clients_fault(
