@@ -131,6 +131,10 @@ def _json_line(masks: Masks, wall: Wall) -> Line:
         else:
             overhead = upstream_ms = "null"
         route, upstream, target = x.route.name, x.upstream, x.target_name
+        consumer = "null"
+        if x.identity is not None:
+            name = x.identity.consumer
+            consumer = known.get(name) or text(name)
         return (
             f'{{"time":"{stamp()}"'
             f',"request_id":{_word(x.request_id)}'
@@ -147,7 +151,7 @@ def _json_line(masks: Masks, wall: Wall) -> Line:
             f',"route":{names.get(route) or named(route)}'
             f',"upstream":{names.get(upstream) or named(upstream)}'
             f',"target":{names.get(target) or named(target)}'
-            f',"consumer":null'
+            f',"consumer":{consumer}'
             f',"duration_ms":{(x.ended - began) * 1000:.3f}'
             f',"overhead_ms":{overhead}'
             f',"upstream_ms":{upstream_ms}'
@@ -287,9 +291,6 @@ def _values(masks: Masks, wall: Wall) -> dict[str, Text]:
             return lambda x: masks.url(x.headers.get(name, ""))
         return lambda x: x.headers.get(name, "")
 
-    def absent(_: Exchange) -> str:
-        return ""
-
     return {
         "time": lambda _: stamp(),
         "trace_id": lambda x: x.trace_id,
@@ -299,7 +300,7 @@ def _values(masks: Masks, wall: Wall) -> dict[str, Text]:
         "status": lambda x: str(x.status),
         "source": lambda x: x.source,
         "reason": lambda x: x.reason,
-        "consumer": absent,
+        "consumer": lambda x: "" if x.identity is None else x.identity.consumer,
         "tls": lambda x: "" if x.tls is None else x.tls.version,
         "detail": lambda x: x.detail,
         "duration_ms": lambda x: f"{(x.ended - x.began) * 1000:.3f}",

@@ -250,7 +250,7 @@ FIELD_HELP = {
     "route": "its name; `_none` where none matched",
     "upstream": "its name",
     "target": "host:port of the last try",
-    "consumer": "who is asking; nothing yet",
+    "consumer": "who asks, where the route has `auth`",
     "duration_ms": "from the parsed head to the last byte",
     "overhead_ms": "the gateway's own share of a forwarded request, to its head",
     "upstream_ms": "from the written request to the upstream's head",
