@@ -123,6 +123,7 @@ class Upload:
                 data = await self._read()
                 if not data:
                     self.begun, self.whole = True, b"".join(self._ahead)
+                    self._ahead.clear()
                     return
                 size += len(data)
                 self._measure(data)

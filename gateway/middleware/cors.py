@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FIELDS = frozenset(name.encode("ascii") for name in CORS_FIELDS)
 _VARY = b"Vary: Origin\r\n"
 _VARY_PREFLIGHT = b"Vary: Origin, Access-Control-Request-Method, Access-Control-Request-Headers\r\n"
+_REMEMBERED = 1_000
+"""Origins of one route whose lines are kept: what a pattern allows may be without end."""
 _MOST_ASKED = 4096
 """Characters of a list of field names that a preflight may ask for where `headers` allows any."""
 
@@ -65,7 +67,9 @@ class Cors:
         """The lines for a page of the origin `asking`; None: it is not allowed."""
         known = self._known.get(asking)
         if known is None and self._origins.matches(asking):
-            return (*self._allowed(asking.encode("ascii")), _VARY)
+            known = (*self._allowed(asking.encode("ascii")), _VARY)
+            if len(self._known) < _REMEMBERED:
+                self._known[asking] = known
         return known
 
     def lines(self, exchange: Exchange) -> tuple[bytes, ...]:

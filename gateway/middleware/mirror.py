@@ -266,7 +266,10 @@ def mirroring(mirror: Mirror, share: float, forward: Handler) -> Handler:
             if mirror.in_flight >= IN_FLIGHT or (exchange.length or 0) > MOST_BODY:
                 mirror.meter.mirrored["dropped"] += 1
             else:
-                exchange.tap = Tap(mirror)
+                exchange.tap = tap = Tap(mirror)
+                upload = exchange.upload
+                if upload is not None and upload.whole:  # it was read to know who asks
+                    tap.on_request(upload.whole)
         return forward(exchange)
 
     return mirrors

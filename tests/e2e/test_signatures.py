@@ -267,3 +267,43 @@ async def test_a_page_can_read_why_it_was_not_let_in(
     assert (await client.ask(asks % page.encode())).status == 204, "no credentials are asked for"
     assert (await client.ask(asks % b"https://evil.test")).status == 403
     assert up.requests == []
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_copy_of_a_signed_request_has_its_body(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, chunked: bool
+) -> None:
+    up, other = await origin(), await origin()
+    upstreams = {"up": {"targets": [up.url]}, "other": {"targets": [other.url]}}
+    route = {"path": "/*", "to": "up", "auth": "hooks", "mirror": {"upstream": "other"}}
+    running = await gateway({"routes": [route], "upstreams": upstreams}, auth=signed("github"))
+    client = await raw(running)
+    sent = fields("github", running)
+    if chunked:
+        await client.send(post(*sent, b"Transfer-Encoding: chunked", body=None), chunk(BODY))
+        await client.send(b"0\r\n\r\n")
+    else:
+        await client.send(post(*sent, body=BODY)[: -len(BODY)])
+        await client.send(BODY)
+    assert (await client.response()).status == 200
+    await running.eventually("gateway_mirror_requests_total", 1, result="match")
+    assert (up.only.body, other.only.body) == (BODY, BODY)
+
+
+async def test_a_signed_request_goes_to_either_branch_of_a_split_with_its_body(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    one, two = await origin(), await origin()
+    upstreams = {
+        "one": {"targets": [one.url]},
+        "two": {"targets": [two.url], "timeouts": {"total": "9s"}},
+    }
+    split = [{"upstream": "one", "weight": 1}, {"upstream": "two", "weight": 1}]
+    route = {"path": "/*", "split": split, "auth": "hooks"}
+    running = await gateway({"routes": [route], "upstreams": upstreams}, auth=signed("github"))
+    client = await raw(running)
+    for _ in range(20):
+        assert (await client.ask(post(*fields("github", running), body=BODY))).status == 200
+    assert one.requests
+    assert two.requests
+    assert {each.body for each in (*one.requests, *two.requests)} == {BODY}

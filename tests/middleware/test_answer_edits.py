@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway import headers
-from gateway.config import load_text
+from gateway.config import load_text, model
 from gateway.exchange import Reply
 from gateway.middleware.answer_edits import compile_edits
+from gateway.middleware.cors import Cors
 from gateway.middleware.edit_headers import ResponseEdits
 from tests.observe.stand_in import exchange
 
@@ -47,6 +48,15 @@ def test_an_answer_of_the_gateway_gets_all_of_it_once(scheme: str) -> None:
     assert found == sorted(
         wanted + (["Strict-Transport-Security: max-age=86400"] if scheme == "https" else [])
     )
+
+
+def test_what_patterns_allow_is_remembered_within_a_bound() -> None:
+    cors = Cors(model.Cors(origins=(model.Origin(text="https://*.a.test"),)))
+    for number in range(1500):
+        page = f"https://x{number}.a.test"
+        for _ in range(2):
+            assert cors.lines(exchange({"Origin": page}))[0].endswith(page.encode() + b"\r\n")
+    assert len(cors._known) == 1000
 
 
 def test_a_null_in_the_routes_edits_leaves_the_field_to_the_preset() -> None:
