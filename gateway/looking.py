@@ -69,6 +69,7 @@ def check(config: str | None, as_json: bool, strict: bool) -> None:
     path = find(config)
     try:
         settings = load(path)
+        policies(settings)
     except ConfigError as error:
         if as_json:
             problems = [problem_json(problem, "error") for problem in error.problems]
@@ -100,6 +101,23 @@ def check(config: str | None, as_json: bool, strict: bool) -> None:
         verdict = style("ok", "green") if well else style("not ok", "red")
         click.echo(f"{path}: {verdict}: {counted}")
     sys.exit(0 if well else FAILED)
+
+
+def policies(config: effective.Config) -> None:
+    """Make the policies of `auth` as a start does. Raises ConfigError for one that cannot be put to use: a file of its that
+    is wrong, a package that is missing.
+    """
+    if not config.auth:
+        return
+    from gateway.config import ConfigError
+    from gateway.config.effective import Place, Problem
+    from gateway.entering import Entering
+
+    try:
+        Entering(config)
+    except (ValueError, OSError) as error:
+        place = Place(config.files[0] if config.files else "", 1, 1)
+        raise ConfigError([Problem(place, "auth", str(error))]) from None
 
 
 def count(number: int, noun: str) -> str:

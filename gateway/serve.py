@@ -77,6 +77,11 @@ async def until_stopped(
         await gateway.__aenter__()
     except OSError as error:
         raise CannotStart(error.strerror or str(error)) from error
+    except (
+        ValueError
+    ) as error:  # a file that is named by the configuration is not what it should be
+        log.debug("cannot_start", exc_info=True)
+        raise CannotStart(str(error)) from error
     try:
         for name, address in gateway.addresses.items():
             log.info("listening", extra={"listener": name, "address": address})

@@ -713,3 +713,19 @@ def test_the_demo_origin_alone_echoes(tmp_path: Path) -> None:
         assert origin.ended() == 0
     finally:
         origin.close()
+
+
+def test_a_key_set_that_can_not_be_used_is_told_by_check_and_by_run_alike(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text('{"keys": [{"kty": "oct", "k": "AAAA"}]}')
+    (tmp_path / "gateway.yaml").write_text(
+        'listeners: [{bind: "127.0.0.1:0"}]\nadmin: off\n'
+        "auth: {staff: {jwt: {issuer: here, jwks: keys.json, audience: api}}}\n"
+        "routes: [{path: /*, respond: 204, auth: staff}]\n"
+    )
+    told = f"auth.staff.jwt: {tmp_path}/keys.json: it holds no key that can be used; key 1: it is a secret"
+    checked = gateway("check", cwd=tmp_path)
+    assert (checked.returncode, told in checked.stdout) == (78, True)
+    ran = gateway("run", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert told in ran.stderr
+    assert "Traceback" not in ran.stderr
