@@ -22,7 +22,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from gateway import errors
 from gateway.certificates import Encryption
 from gateway.heads import apart, named, parser
-from gateway.incoming import KEEP, BadBody, Incoming, bound_unread
+from gateway.incoming import KEEP, BadBody, Incoming, bound_unread, without_frames
 
 if TYPE_CHECKING:
     import asyncio
@@ -146,6 +146,9 @@ class ClientConnection(RequestHandler):
             if self.under_way is not None:
                 exchange, self.under_way = self.under_way, None
                 self.server.proxy.abandon(exchange)
+            if self._waiter is None and self._task_handler is not None:
+                self._task_handler.add_done_callback(without_frames)
+            self._body = EMPTY_PAYLOAD  # which knows its connection
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -163,7 +166,8 @@ class ClientConnection(RequestHandler):
         try:
             messages, upgraded, behind = self._parser.feed_data(data)
         except HttpProcessingError as error:
-            broken = _ErrInfo(status=400, exc=error, message=error.message)
+            # Without its frames, which know this connection: a ring otherwise.
+            broken = _ErrInfo(status=400, exc=error.with_traceback(None), message=error.message)
             messages, upgraded, behind = [(broken, EMPTY_PAYLOAD)], False, b""
         if messages:
             self._request_count += len(messages)

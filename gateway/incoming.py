@@ -6,6 +6,8 @@ aiohttp that is touched has a test in tests/test_aiohttp_contract.py.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import struct
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +18,6 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from gateway import errors
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable
 
     from aiohttp import StreamReader
@@ -125,6 +126,15 @@ class Answers(Protocol):
 
 class BadBody(errors.BadRequest, TimeoutError):
     """A broken chunk. A TimeoutError only for aiohttp's log: see LeftDuringBody."""
+
+
+def without_frames(task: asyncio.Task[None]) -> None:
+    """Let go of a cancelled task's frames. Where aiohttp reads what a client still sends, one of them knows its task: a
+    ring, which would hold what was read.
+    """
+    if task.cancelled():
+        with contextlib.suppress(asyncio.CancelledError):
+            task.exception()
 
 
 def bound_unread(transport: asyncio.BaseTransport) -> None:

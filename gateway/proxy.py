@@ -404,8 +404,6 @@ def _named(exchange: Exchange, error: Exception) -> errors.GatewayError:
 def _failed(exchange: Exchange, error: Exception) -> Reply:
     """The page of a failure; what was leased for it is given back."""
     named = _named(exchange, error)
-    # Their frames hold the exchange: a ring otherwise.
-    named.__traceback__ = named.__context__ = None
     _note(exchange, named)
     release(exchange, whole=False)
     route = exchange.route
@@ -417,6 +415,8 @@ def _failed(exchange: Exchange, error: Exception) -> Reply:
 
 def _note(exchange: Exchange, error: errors.GatewayError) -> None:
     """Remember why it failed: the first reason is the one that the client was told."""
+    # Its frames hold the exchange: a ring otherwise.
+    error.__traceback__ = error.__context__ = None
     if not exchange.reason:
         exchange.reason, exchange.detail = error.reason, error.detail
     if isinstance(error, errors.ClientError) and not exchange.incoming.payload.is_eof():

@@ -353,6 +353,8 @@ class Wire(ResponseHandler):
         self._tell()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if exc is not None:
+            exc.__traceback__ = None  # whose frames know the transport: a ring otherwise
         if exc is not None and not self.resting and not self._taken_over:
             self._read_what_is_left()
         # A reset in the middle of a body that only the connection's end delimits must not look like that end.

@@ -107,7 +107,7 @@ async def test_ewma_leaves_the_target_that_answers_slowly(
     async def slow(peer: Peer) -> None:
         while True:
             await peer.request()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(1)
             await peer.send(OK)
 
     late, soon = await origin(slow), await origin()

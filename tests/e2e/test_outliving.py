@@ -174,7 +174,7 @@ async def test_ewma_remembers_who_was_slow(
     async def slow(peer: Peer) -> None:
         while True:
             await peer.request()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(1)
             await peer.send(OK)
 
     late, soon = await origin(slow), await origin()
