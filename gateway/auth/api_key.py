@@ -12,6 +12,8 @@ import math
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from multidict import istr
+
 from gateway import errors
 from gateway.auth import Taken
 from gateway.auth.attempts import limiter
@@ -33,6 +35,7 @@ LONGEST = 1024
 
 _Keys = dict[bytes, "Identity"]
 _NOTHING: list[str] = []
+_AUTHORIZATION = istr("Authorization")
 
 
 class ApiKeys:
@@ -126,7 +129,7 @@ def _place(settings: model.ApiKey) -> tuple[Taken, str, Callable[[Exchange], lis
         cookie = settings.cookie
         taken = Taken(cookies=frozenset((cookie,)))
         return taken, "ApiKey", lambda exchange: cookie_values(exchange.headers, cookie)
-    header = settings.header or "X-Api-Key"
+    header = istr(settings.header or "X-Api-Key")
     taken = Taken(headers=frozenset((header.lower().encode("ascii"),)))
     if header.lower() == "authorization":
         return taken, "Bearer", _bearer
@@ -135,7 +138,8 @@ def _place(settings: model.ApiKey) -> tuple[Taken, str, Callable[[Exchange], lis
 
 def _bearer(exchange: Exchange) -> list[str]:
     """Keys behind `Bearer` (RFC 6750 section 2.1). Another scheme is another policy's; two fields are none's."""
-    fields = exchange.headers.getall("Authorization", _NOTHING)
-    if not any(field[:7].lower() == "bearer " for field in fields):
-        return []
-    return [field[7:].strip(" ") for field in fields]
+    fields = exchange.headers.getall(_AUTHORIZATION, _NOTHING)
+    if len(fields) == 1:
+        return [fields[0][7:].strip(" ")] if fields[0][:7].lower() == "bearer " else _NOTHING
+    known = any(field[:7].lower() == "bearer " for field in fields)
+    return fields if known else _NOTHING

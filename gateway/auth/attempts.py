@@ -10,8 +10,8 @@ address that is refused is never pushed out by others that merely fail.
 
 from __future__ import annotations
 
-import ipaddress
 import math
+from socket import AF_INET6, inet_pton
 from typing import TYPE_CHECKING, Protocol
 
 from gateway import errors
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from gateway.clock import Clock
 
 ROOM = 10_000
-"""Addresses that are remembered as having failed, and as many that are refused: 3 MB when full."""
-_PREFIX = 64
+"""Addresses that are remembered as having failed, and as many that are refused: 4 MB when full."""
 
 
 class Settings(Protocol):
@@ -166,10 +165,9 @@ def bucket(client_ip: str) -> str:
     if ":" not in client_ip:
         return client_ip
     try:
-        address = ipaddress.IPv6Address(client_ip)
-    except ValueError:
+        return inet_pton(AF_INET6, client_ip)[:8].hex()
+    except OSError:
         return client_ip
-    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, _PREFIX)))
 
 
 def _refusal(seconds: float) -> errors.RateLimited:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.config import ConfigError
+from gateway.config.credentials import MAX_BYTES, shown
 from gateway.files import Unreadable, Watched, decoded
 from gateway.tasks import spawn, stop
 
@@ -25,8 +25,6 @@ log = logging.getLogger("gateway.auth")
 
 T = TypeVar("T")
 
-MAX_BYTES = 32 * 1024 * 1024
-"""Of one file: two hundred thousand keys."""
 INTERVAL = 2.0
 """Seconds between two looks: a key that is withdrawn counts for this much longer, and `SETTLE`."""
 
@@ -50,7 +48,7 @@ class Credentials(Generic[T]):
         """
         self._policy = policy
         self._path = path
-        self._name = _shown(path)
+        self._name = shown(path)
         self._parse = read
         self._take = take
         self._clock = tools.clock
@@ -126,12 +124,3 @@ def _in_loop() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _shown(path: str) -> str:
-    """A path as a person would type it from here."""
-    absolute = Path(path).absolute()
-    try:
-        return str(absolute.relative_to(Path.cwd()))
-    except ValueError:
-        return str(absolute)

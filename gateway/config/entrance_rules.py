@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeAlias
 
-from gateway.config import model, placeholders
+from gateway.config import credentials, model, placeholders
 from gateway.config.addresses import FRAMING
 from gateway.config.effective import Problem
 from gateway.config.limits import parse_quota
@@ -52,6 +52,7 @@ def check_named(parts: Parts, context: Context, *, has_secret: bool) -> None:
     for entry in _right(parts.auth):
         for keys, message in _policy(entry.values, has_secret=has_secret):
             context.add(entry.raw, entry.path, keys, message)
+        context.problems.extend(credentials.mistakes(entry.values))
     for entry in _right(parts.rate_limits):
         for keys, message in limit_problems(entry.values, None, known=True):
             context.add(entry.raw, entry.path, keys, message)

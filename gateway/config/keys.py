@@ -123,6 +123,8 @@ class Key(Model):
 
 
 class _Keys(Model):
+    """The whole file."""
+
     keys: tuple[Key, ...] = Field(description="all that are accepted")
 
 

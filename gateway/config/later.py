@@ -20,12 +20,7 @@ POLICIES = frozenset(
 )
 """Of routes, profiles and `defaults`."""
 
-METHODS = frozenset(
-    (
-        "api_key",
-        "basic",
-    )
-)
+METHODS: frozenset[str] = frozenset()
 """Of a policy of `auth`."""
 
 LISTENER: frozenset[str] = frozenset()

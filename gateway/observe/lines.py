@@ -218,7 +218,7 @@ def _with_fields(line: Line, added: Mapping[str, Text]) -> Line:
 
 def _combined_line(masks: Masks, wall: Wall) -> Line:
     values = _values(masks, wall)
-    agent, referer = values["user_agent"], values["referer"]
+    agent, referer, consumer = values["user_agent"], values["referer"], values["consumer"]
 
     def line(x: Exchange) -> str:
         # %t is the time at which the request came.
@@ -227,8 +227,9 @@ def _combined_line(masks: Masks, wall: Wall) -> Line:
         clock = f"{came.tm_hour:02d}:{came.tm_min:02d}:{came.tm_sec:02d} +0000"
         query = f"?{masks.query(x.query)}" if x.query else ""
         request = f"{x.method} {x.path}{query} {'HTTP/1.0' if x.http10 else 'HTTP/1.1'}"
+        user = escaped(consumer(x)).replace(" ", "\\x20") or "-"
         return (
-            f"{x.client_ip or '-'} - - [{date}:{clock}] "
+            f"{x.client_ip or '-'} - {user} [{date}:{clock}] "
             f'"{escaped(request)}" {x.status} {x.bytes_out or "-"} '
             f'"{escaped(referer(x)) or "-"}" "{escaped(agent(x)) or "-"}"'
         )

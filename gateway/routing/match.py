@@ -332,9 +332,14 @@ def query_values(query: str, name: str) -> list[str]:
     found = []
     for part in query.split("&"):
         key, _, value = part.partition("=")
-        if part and (key == name or unquote_plus(key) == name):
-            found.append(unquote_plus(value))
+        if part and (key == name or _decoded(key) == name):
+            found.append(_decoded(value))
     return found
+
+
+def _decoded(part: str) -> str:
+    """Most names and values have nothing to decode."""
+    return unquote_plus(part) if "%" in part or "+" in part else part
 
 
 def cookie_values(headers: MultiMapping[str], name: str) -> list[str]:

@@ -15,8 +15,8 @@ from gateway import errors
 from gateway.auth import basic as module
 from gateway.auth.basic import KEPT, Basic, credentials, make
 from gateway.auth.hashing import Verifier
-from gateway.auth.htpasswd import Entry
 from gateway.config import auth as settings
+from gateway.config.htpasswd import Entry
 from gateway.files import SETTLE
 from gateway.identity import Identity
 from gateway.tasks import spawn

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import model, placeholders
+from gateway.identity import Identity
 from gateway.observe.lines import FIELDS, compile_line, escaped
 from tests.observe.stand_in import exchange, refused
 
@@ -234,3 +235,15 @@ def test_escaped_text_is_always_printable_and_keeps_ordinary_text(text: str) -> 
     assert safe.isprintable()
     if text.isprintable() and not set(text) & set('"\\'):
         assert safe == text
+
+
+# ── who asks ──
+
+
+def test_the_consumer_stands_in_every_format_and_can_not_break_a_line() -> None:
+    known = exchange(identity=Identity("staff", 'ann "b" é\n'))
+    assert json.loads(line(known))["consumer"] == 'ann "b" é\n'
+    assert line(known, format="combined").startswith('10.0.0.1 - ann\\x20\\"b\\"\\x20é\\x0a [')
+    assert line(known, format="{consumer}").strip() == 'ann \\"b\\" é\\x0a'
+    assert json.loads(line(exchange()))["consumer"] is None
+    assert line(exchange(), format="{consumer|-}").strip() == "-"

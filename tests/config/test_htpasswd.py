@@ -10,8 +10,8 @@ import bcrypt
 import pytest
 from passlib.hash import apr_md5_crypt
 
-from gateway.auth.htpasswd import read_htpasswd
 from gateway.config import ConfigError
+from gateway.config.htpasswd import read_htpasswd
 from tests.kit.programs import need
 
 LONG = "x" * 72
