@@ -82,6 +82,7 @@ conformance-nginx: setup
 bench: setup
 	$(BIN)/python -m tests.bench.side_by_side $(ARGS)
 	$(BIN)/python -m tests.bench.upstream_cost
+	$(BIN)/python -m tests.bench.entrance_cost
 
 clean:
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
