@@ -8,9 +8,13 @@ import pytest
 
 from gateway.config.browser import BASIC, PRESETS, STRICT
 from tests.e2e.conformance.conftest import get, problem
+from tests.kit import secure
 from tests.kit.origin import OK, reply
+from tests.kit.secure import issue
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import MakeClient, MakeGateway, MakeOrigin
     from tests.kit.wire import Message
 
@@ -145,3 +149,15 @@ async def test_early_hints_pass_as_they_are(
     assert [name for one in answer.interim for name in one.all("x-frame-options")] == []
     assert answer.interim[0].get("link") == b"</a>; rel=preload"
     assert answer.all("x-frame-options") == [b"DENY"]
+
+
+async def test_a_listener_with_tls_is_https(
+    origin: MakeOrigin, gateway: MakeGateway, tmp_path: Path
+) -> None:
+    up = await origin()
+    listeners = [{"bind": "127.0.0.1:0", "tls": {"certificates": [issue(tmp_path, "a.test")]}}]
+    running = await gateway(up, route={"hsts": "1d"}, listeners=listeners)
+    client = await secure.connect(running.address)
+    answer = await client.ask(get())
+    client.close()
+    assert answer.all("strict-transport-security") == [b"max-age=86400"]
