@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway import inbound
+from gateway.certificates import Encryption
 
 if TYPE_CHECKING:
     from tests.conftest import MakeClient, MakeGateway, MakeOrigin
@@ -55,7 +56,7 @@ async def test_the_scheme_that_a_trusted_proxy_names_holds_for_each_request_over
     client = await raw(running)
     assert (await client.ask(ask())).body == b"http"
     (connection,) = running.gateway.servers[0].connections
-    connection.tls = True
+    connection.tls = Encryption("TLSv1.3", "TLS_AES_256_GCM_SHA384")
     for said in (b"http", b"http", b"https", b"https", b"http"):
         answer = await client.ask(ask(HOST + b"X-Forwarded-Proto: %b\r\n" % said))
         assert answer.body == said
