@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
+from gateway.auth.fetch import MOST_CONNECTIONS
 from gateway.auth.introspection import NOT_ACTIVE
 from gateway.tasks import spawn
 from tests.e2e.conformance.conftest import get, problem
@@ -91,6 +92,22 @@ async def test_many_clients_with_one_token_are_one_question(guarded: Guarded) ->
     for client in clients[1:]:
         assert (await client.response()).status == 200
     assert guarded.issuer.asked == {ASKED: 1}
+
+
+async def test_made_up_tokens_are_no_flood_for_the_endpoint(guarded: Guarded) -> None:
+    await guarded.start(policy(guarded))
+    guarded.issuer.gate.clear()
+    clients = [await guarded.connect() for _ in range(MOST_CONNECTIONS + 30)]
+    for number, client in enumerate(clients):
+        await client.send(get(b"/", b"Authorization: Bearer made-up-%d" % number))
+    async with asyncio.timeout(10):
+        while guarded.issuer.asked.get(ASKED, 0) < MOST_CONNECTIONS:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert guarded.issuer.asked == {ASKED: MOST_CONNECTIONS}
+    guarded.issuer.gate.set()
+    for client in clients:
+        problem(await client.response(), "unauthenticated", 401)
 
 
 async def test_an_endpoint_that_hangs_is_503_after_its_timeout(guarded: Guarded) -> None:
