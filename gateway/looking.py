@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gateway.config import effective
+    from gateway.config.lint.rules import Finding
     from gateway.inline_tests import Outcome
 
 
@@ -41,6 +42,24 @@ def problem_json(problem: effective.Problem, severity: str) -> dict[str, object]
         "column": place.column,
         "path": problem.path,
         "message": problem.message,
+    }
+
+
+COLOURS = {"info": "cyan", "warning": "yellow", "error": "red"}
+
+
+def finding_json(finding: Finding) -> dict[str, object]:
+    """One finding of --lint, for programs."""
+    place = finding.place
+    return {
+        "code": finding.code,
+        "severity": finding.severity,
+        "file": place.file,
+        "line": place.line,
+        "column": place.column,
+        "path": finding.path,
+        "message": finding.message,
+        "fix": finding.fix,
     }
 
 
@@ -58,11 +77,15 @@ def outcome_json(outcome: Outcome) -> dict[str, object]:
 @config_option
 @json_option
 @click.option("--strict", is_flag=True, help="A warning is a failure too.")
-def check(config: str | None, as_json: bool, strict: bool) -> None:
+@click.option("--lint", is_flag=True, help="Tell also what is allowed but rarely meant.")
+@click.option("--ignore", multiple=True, metavar="CODE", help="A rule of --lint to leave out.")
+def check(
+    config: str | None, as_json: bool, strict: bool, lint: bool, ignore: tuple[str, ...]
+) -> None:
     """Read the configuration, report every mistake in it, and run its inline tests.
 
     Ends with 78 if a file is wrong or missing, with 1 if an inline test fails (or, with --strict,
-    on a warning).
+    on a warning, or on a finding of --lint that is more than information).
     """
     from gateway.config import ConfigError, load
 
@@ -81,21 +104,30 @@ def check(config: str | None, as_json: bool, strict: bool) -> None:
 
     outcomes = inline_tests.run(settings)
     failed = [outcome for outcome in outcomes if outcome.problems]
-    well = not failed and not (strict and settings.warnings)
+    findings = [one for one in settings.findings() if one.code not in ignore] if lint else []
+    bad = bool(settings.warnings) or any(one.counts for one in findings)
+    well = not failed and not (strict and bad)
     if as_json:
         problems = [problem_json(problem, "warning") for problem in settings.warnings]
         tests = [outcome_json(outcome) for outcome in outcomes]
-        print_json({"ok": well, "problems": problems, "tests": tests})
+        found = {"findings": [finding_json(one) for one in findings]} if lint else {}
+        print_json({"ok": well, "problems": problems, "tests": tests, **found})
     else:
         for warning in settings.warnings:
             note = style("warning", "yellow")
             click.echo(f"{warning.place}: {note}: {warning.path}: {warning.message}")
+        for finding in findings:
+            word = style(finding.severity, COLOURS[finding.severity])
+            where = f"{finding.path}: " if finding.path else ""
+            told = f"{where}{finding.message}: {finding.fix}"
+            click.echo(f"{finding.place}: {word}: {finding.code}: {told}")
         print_outcomes(failed)
         counted = ", ".join(
             (
                 count(len(settings.routes), "route"),
                 count(len(settings.upstreams), "upstream"),
                 f"{len(outcomes) - len(failed)} of {count(len(outcomes), 'test')} passed",
+                *([count(len(findings), "finding")] if lint else []),
             )
         )
         verdict = style("ok", "green") if well else style("not ok", "red")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from gateway.config import model
+    from gateway.config.lint.rules import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,8 @@ class Config:
     warnings: tuple[Problem, ...] = ()
     test_places: tuple[Place, ...] = ()
     document: Callable[[], Mapping[str, object]] = dict
+    findings: Callable[[], tuple[Finding, ...]] = tuple
+    """What `gateway check --lint` tells, looked for when asked."""
 
     @property
     def masked(self) -> Mapping[str, object]:

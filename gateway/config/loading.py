@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from gateway.config import ConfigError, effective, masking, model, sign_in, written
+from gateway.config import ConfigError, effective, lint, masking, model, sign_in, written
 from gateway.config.assembling import Assembling
 from gateway.config.forms import is_off, listed
 from gateway.config.nodes import Map, Seq, Text
@@ -231,6 +231,7 @@ class Loading:
                 )
             ),
             document=document,
+            findings=lambda: lint.findings(config, parts),
         )
 
     @staticmethod
