@@ -252,7 +252,7 @@ def test_explain_in_a_terminal_is_coloured_unless_no_color_is_set(here: Path) ->
         ["explain", "GET", "not a url"],
         ["pipeline", "nobody"],
         ["run", "--log-level", "loud"],
-        ["check", "--lint"],
+        ["check", "--nonsense"],
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_so_on_standard_error(
