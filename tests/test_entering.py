@@ -129,9 +129,11 @@ def test_what_cannot_be_told_without_a_network_is_no_guess(
 
 
 def test_a_file_that_cannot_be_used_is_told_by_each_test(tmp_path: Path) -> None:
+    test = "tests: [{name: t, request: {get: 'http://h/orders/7'}, expect: {status: 401}}]\n"
+    config = load_text(CONFIG + test, base=tmp_path)
     (tmp_path / "keys.yaml").write_text("keys: {}")
-    (found,) = problems(tmp_path, "get: 'http://h/orders/7'", "status: 401")
-    assert "keys.yaml" in found
+    (outcome,) = run(config)
+    assert "keys.yaml" in str(outcome.problems)
 
 
 def test_a_policy_that_a_test_names_must_exist(tmp_path: Path) -> None:

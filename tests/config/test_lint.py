@@ -58,7 +58,7 @@ CASES = [
     ("G102", ROUTE.replace("path: /a", "path: /a, allow: {ip: 10.0.0.0/8, mode: report}")),
     ("G103", policy(f"{{{JWT}}}}}", rest="server: {ambiguous_paths: keep}\n")),
     ("G104", policy("{basic: {htpasswd: f, attempts: off}}")),
-    ("G105", policy("{api_key: {query: key, keys_file: f}}")),
+    ("G105", policy("{api_key: {query: key, keys_file: k}}")),
     ("G106", policy("{forward_auth: {url: 'http://a/', on_error: allow}}")),
     ("G107", policy(f"{{{JWT}}}}}", rest="listeners: 0.0.0.0:8080\n")),
     (
@@ -125,6 +125,7 @@ def test_a_rule_finds_what_it_is_for(
     code: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "f").write_text("")
+    (tmp_path / "k").write_text("keys: []")
     monkeypatch.setenv("SHORT", "short-secret")
     (finding,) = load_text(text, base=tmp_path).findings()
     rule = next(one for one in RULES if one.code == code)
