@@ -1,6 +1,6 @@
 """Signals that come while there is no gateway yet to obey them.
 
-Rules of this file: it is imported before anything is read, so it imports nothing. A service manager
+Rules of this file: it is imported before anything else is, so it imports nothing. A service manager
 may ask for a reload the moment that it has started the process, and the answer to SIGHUP of one that
 has said nothing is to end. SIGTERM and SIGINT may do so: there is nothing to drain.
 """

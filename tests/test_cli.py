@@ -518,6 +518,26 @@ def test_sighup_while_the_process_still_starts_is_obeyed_once_it_has(tmp_path: P
         process.close()
 
 
+@pytest.mark.parametrize(("command", "held"), [("run", True), ("check", False)])
+def test_signals_are_held_before_the_commands_are_imported(command: str, held: bool) -> None:
+    program = f"""
+import importlib.metadata, signal, sys, tomllib
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "gateway.cli":
+            print(signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL)
+            sys.exit()
+
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = [{command!r}]
+script = tomllib.load(open("pyproject.toml", "rb"))["project"]["scripts"]["gateway"]
+importlib.metadata.EntryPoint("gateway", script, "console_scripts").load()()
+"""
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True)
+    assert ran.stdout.decode().strip() == str(held)
+
+
 class Slow:
     """An origin that answers when it is told to."""
 
