@@ -224,3 +224,43 @@ async def test_without_the_client_the_configuration_says_what_to_install(
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     with pytest.raises(ValueError, match=r"pip install 'gateway\[redis\]'"):
         await gateway(config(redis))
+
+
+async def test_a_gateway_ends_and_reloads_at_once_although_its_store_is_frozen(
+    redis: RedisServer, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    written = {**config(redis), "listeners": [{"bind": "127.0.0.1:0"}], "admin": "off"}
+    running = await gateway(written)
+    client = await raw(running)
+    assert (await client.ask(get(b"/"))).status == 200
+    redis.freeze()
+    began = asyncio.get_running_loop().time()
+    await client.send(get(b"/"))
+    other = {"redis": {"url": redis.url, "timeout": "1s"}}
+    await running.gateway.reload({**written, "stores": other})
+    assert (await client.response()).status == 200
+    waiting = await raw(running)
+    await waiting.send(get(b"/"))
+    await running.gateway.aclose()
+    assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_a_password_is_used_and_told_to_nobody(
+    redis: RedisServer, gateway: MakeGateway, raw: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    await redis.command("CONFIG", "SET", "requirepass", "a-long-password")
+    right, wrong = (
+        {"url": f"unix://:{word}@{redis.path}", "timeout": "1s", "on_error": "deny"}
+        for word in ("a-long-password", "another-password")
+    )
+    for store, status in ((right, 200), (wrong, 429)):
+        running = await gateway({**config(redis), "stores": {"redis": store}})
+        client = await raw(running)
+        for _ in range(3):
+            assert (await client.ask(get(b"/"))).status == status
+    events = running.gateway.events.select()
+    assert [event.kind for event in events] == ["store_failed"]
+    said = [event.why for event in events] + [str(vars(record)) for record in caplog.records]
+    assert not [
+        line for line in said if "password" in line.replace("invalid username-password", "")
+    ]

@@ -59,10 +59,10 @@ class Bench:
             while limit.busy < limit.most:
                 limit.busy += 1
 
-    async def ask(self, wanted: str = "a", others: str = "") -> Task:
+    async def ask(self, wanted: str = "a", others: str = "", who: str = "") -> Task:
         """One more request that waits, or has its place."""
         limits = [self.limits[name] for name in others]
-        task = spawn(self.concurrency.enter(self.limits[wanted], limits), "waits")
+        task = spawn(self.concurrency.enter(self.limits[wanted], limits, who), "waits")
         self.tasks.append(task)
         await turn()
         return task
@@ -117,6 +117,26 @@ async def test_a_full_queue_is_told_at_once() -> None:
         await bench.concurrency.enter(bench.limits["a"])
     assert (refused.value.status, refused.value.reason) == (503, "queue_full")
     await bench.end()
+
+
+async def test_clients_take_turns_and_share_the_room_of_a_full_queue() -> None:
+    bench = Bench(queue=3)
+    bench.fill()
+    many = [await bench.ask(who="x") for _ in range(3)]
+    few = await bench.ask(who="y")
+    with pytest.raises(errors.QueueFull, match="most of them of one client"):
+        many.pop().result()
+    with pytest.raises(errors.QueueFull, match="wait for room already"):
+        await bench.concurrency.enter(bench.limits["a"], who="x")
+    assert len(bench.concurrency.waiting) == 3
+    order = []
+    for _ in range(3):
+        bench.limits["a"].leave()
+        await turn()
+        [served] = [one for one in (*many, few) if one.done() and one not in order]
+        order.append(served)
+    assert order == [many[0], few, many[1]]
+    assert bench.limits["a"].busy == 1
 
 
 async def test_without_a_queue_a_full_target_refuses() -> None:
@@ -406,8 +426,8 @@ class Play:
         self.inside: list[Limit[str]] = []
         self.tasks: list[Task] = []
 
-    async def ask(self, wanted: str, others: str) -> None:
-        self.tasks.append(await self.bench.ask(wanted, others))
+    async def ask(self, wanted: str, others: str, who: str) -> None:
+        self.tasks.append(await self.bench.ask(wanted, others, who))
 
     async def leave(self, which: int) -> None:
         if self.inside:
@@ -451,7 +471,10 @@ NUMBERS, TARGETS = st.integers(0, 50), st.sampled_from("ab")
 @given(
     st.lists(
         st.one_of(
-            st.tuples(st.just(Play.ask), st.tuples(TARGETS, st.sampled_from(["", "ab"]))),
+            st.tuples(
+                st.just(Play.ask),
+                st.tuples(TARGETS, st.sampled_from(["", "ab"]), st.sampled_from("xyz")),
+            ),
             st.tuples(st.sampled_from([Play.leave, Play.cancel, Play.both]), st.tuples(NUMBERS)),
             st.tuples(st.just(Play.wait), st.tuples(st.floats(0, 3))),
             st.tuples(st.just(Play.limit), st.tuples(st.integers(1, 3))),
