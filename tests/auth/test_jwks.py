@@ -268,6 +268,24 @@ async def test_an_issuer_that_is_down_locks_nobody_out(world: World) -> None:
     assert kinds(world.tools) == ["jwks_failed", "jwks_recovered"]
 
 
+async def test_an_issuer_that_hangs_after_a_long_silence_is_waited_for_once(world: World) -> None:
+    one = world.make(refresh=60, timeout=3)
+    assert await world.accepts(one)
+    world.issuer.gate.clear()
+    world.clock.advance(300)
+    asking = spawn(known(one, bearing(world.issuer.sign(n=1))), "test")
+    while world.issuer.asked[DISCOVERY] < 2:
+        await asyncio.sleep(0.005)
+    world.clock.advance(3.1)
+    assert (await asking).consumer == "ann", "the last good keys stay"
+    for number in range(2, 5):
+        world.clock.advance(COOL_DOWN + 1)
+        assert one.authenticate(bearing(world.issuer.sign(n=number))).consumer == "ann"  # at once
+    world.issuer.gate.set()
+    await world.quiet()
+    assert kinds(world.tools) == ["jwks_failed", "jwks_recovered"]
+
+
 async def test_a_new_key_while_the_issuer_is_down_is_nobodys_fault(world: World) -> None:
     one = world.make()
     assert await world.accepts(one)
