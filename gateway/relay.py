@@ -18,7 +18,7 @@ from gateway.exchange import would_refuse
 from gateway.pending import pending
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from aiohttp import StreamReader
     from aiohttp.base_protocol import BaseProtocol
@@ -174,7 +174,7 @@ class Upload:
         return data
 
     async def _move(self, wire: Wire) -> None:
-        stall: _UpstreamStall | None = None
+        backlog: Backlog | None = None
         self._invite()
         while data := await self._next():
             if wire.transport is None:
@@ -184,9 +184,9 @@ class Upload:
             else:
                 wire.transport.write(data)
             if wire.writing_paused:
-                if stall is None:
-                    stall = _UpstreamStall(wire, self._clock, self._unread)
-                await stall.drain()
+                if backlog is None:
+                    backlog = _upstream_backlog(wire, self._clock, self._unread)
+                await backlog.drain()
         if self.chunked and wire.transport is not None:
             wire.transport.write(LAST_CHUNK)
         if self._kept is not None:
@@ -316,16 +316,20 @@ class Blocks(Protocol):
         """What is left of it. Raises OSError, or errors.GatewayError if it is shorter than it was said to be."""
 
 
-class _Backlog:
+class Backlog:
     """A peer that does not read: given up once it has read nothing for `idle` seconds.
 
     Whether it reads is asked of the kernel, a few times in `idle` seconds: the transport would not say so for minutes.
     """
 
-    def __init__(self, peer: Any, clock: Clock, idle: float) -> None:
+    def __init__(
+        self, peer: Any, clock: Clock, idle: float, give_up: Callable[[Any], None]
+    ) -> None:
+        """`give_up` is called with the transport, None where the connection is lost already."""
         self._peer = peer
         self._clock = clock
         self._idle = idle
+        self._give_up = give_up
         self._pending = 0
         """Bytes that it had not taken at the last look; 0: there was none yet."""
         self._last = 0.0
@@ -348,10 +352,6 @@ class _Backlog:
         self.due = math.inf
         self._give_up(transport)
 
-    def _give_up(self, transport: Any) -> None:
-        """It has read nothing for too long. `transport`: None where the connection is lost already."""
-        raise NotImplementedError
-
     async def drain(self) -> None:
         """Wait until it has read enough. Raises ConnectionError where the connection is lost meanwhile."""
         self._last = self._clock.now()
@@ -364,36 +364,38 @@ class _Backlog:
             self._clock.watched.discard(self)
 
 
-class Stall(_Backlog):
+class Stall:
     """A client that does not read: cut off, and what waits is woken by the loss."""
 
     def __init__(self, exchange: Exchange, client: Any, clock: Clock, idle: float) -> None:
-        super().__init__(client, clock, idle)
         self._exchange = exchange
 
-    def _give_up(self, transport: Any) -> None:
-        self._exchange.fault = errors.ClientTimeout(f"the client read nothing for {self._idle:g} s")
-        if transport is not None:
-            transport.abort()
+        def cut_off(transport: Any) -> None:
+            exchange.fault = errors.ClientTimeout(f"the client read nothing for {idle:g} s")
+            if transport is not None:
+                transport.abort()
+
+        self._backlog = Backlog(client, clock, idle, cut_off)
 
     async def drained(self) -> None:
         """Wait until the client has read enough. Raises errors.ClientClosed."""
         try:
-            await self.drain()
-        except ConnectionError as lost:
-            raise self._exchange.fault or errors.ClientClosed() from lost
+            await self._backlog.drain()
+        except ConnectionError:
+            raise self._exchange.fault or errors.ClientClosed() from None
 
 
-class _UpstreamStall(_Backlog):
-    """An upstream that does not read an upload: told to whoever waits for its answer.
+def _upstream_backlog(wire: Wire, clock: Clock, idle: float) -> Backlog:
+    """Of an upstream that does not read an upload: told to whoever waits for its answer.
 
     One whose answer is under way need not read what it does not want: the answer has an idle time of its own.
     """
 
-    def _give_up(self, transport: Any) -> None:
-        wire = self._peer
+    def tell(transport: Any) -> None:
         if transport is not None and wire.overdue is not errors.UpstreamBodyTimeout:
             wire.set_exception(wire.overdue())
+
+    return Backlog(wire, clock, idle, tell)
 
 
 async def stream(

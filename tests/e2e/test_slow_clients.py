@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.relay import Stall, Upload
+from gateway.relay import Backlog, Upload
 from tests.kit.clock import FakeClock
 from tests.kit.origin import OK
 from tests.kit.wire import PATIENCE
@@ -180,7 +180,7 @@ async def test_a_thousand_slow_clients_hinder_nobody_and_are_all_shut_out_in_tim
     try:
         await _open(running, ALL + 1)
         await _watched(running, Upload, BODIES)
-        await _watched(running, Stall, READERS)
+        await _watched(running, Backlog, READERS)
         assert running.metric("gateway_requests_in_flight") == BODIES + READERS
         await _ordinary(client, running, raw)
 

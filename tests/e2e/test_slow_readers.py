@@ -61,7 +61,7 @@ async def running(
 async def _stalled(running: Running) -> None:
     """Wait until the gateway waits for the client."""
     async with asyncio.timeout(10):
-        while not any(type(one).__name__ == "Stall" for one in running.clock.watched):
+        while not any(type(one).__name__ == "Backlog" for one in running.clock.watched):
             await asyncio.sleep(0.01)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.relay import Stall
+from gateway.relay import Backlog
 from tests.e2e.conformance.conftest import get, post
 from tests.kit.origin import OK, chunk, reply
 from tests.kit.raw import Ended
@@ -44,7 +44,7 @@ async def nothing_is_left(running: Running) -> None:
 async def stalled(running: Running) -> None:
     """Wait until a reply waits for its client."""
     async with asyncio.timeout(PATIENCE):
-        while not any(isinstance(one, Stall) for one in running.clock.watched):
+        while not any(isinstance(one, Backlog) for one in running.clock.watched):
             await asyncio.sleep(0.01)
 
 
