@@ -78,6 +78,8 @@ def named(error: BaseException) -> errors.GatewayError:
         # A target is bounded by max_line_size, a field by max_field_size, which is made to differ from it.
         return errors.UriTooLong() if int(error.args[1]) % 2 == 0 else errors.HeadTooLarge()
     if isinstance(error, http_exceptions.BadHttpMethod) and _token_then_space(error):
+        if "b'PROXY " in str(error):
+            return errors.BadRequest("a PROXY header of a peer that `proxy_protocol` does not name")
         return errors.NotImplementedByGateway("the method is unknown")
     if "Too many headers" in str(error):
         return errors.HeadTooLarge()

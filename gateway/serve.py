@@ -12,12 +12,14 @@ import gc
 import logging
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 from gateway import starting
 from gateway.config import ConfigError
 from gateway.observe import logs
 from gateway.runtime.gateway import Gateway
+from gateway.runtime.tls import hushed
 from gateway.tasks import spawn
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ FIRST_THRESHOLD = 50_000
 
 
 class CannotStart(Exception):
-    """An address that is taken or not ours, a socket file in no folder: one plain line for people."""
+    """An address that is taken or not ours, a file that the configuration names and that can not be used: one plain line."""
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -65,6 +67,7 @@ def in_loop(main: Coroutine[None, None, int]) -> int:
 def serve(config: effective.Config, level: str) -> int:
     """Run a gateway until it is told to stop. Returns the exit code; raises CannotStart."""
     logs.setup(level)
+    sys.unraisablehook = hushed(sys.unraisablehook)
     return in_loop(until_stopped(config))
 
 

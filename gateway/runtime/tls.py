@@ -8,6 +8,7 @@ clients never depends on the name that they ask for.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +18,14 @@ from typing import TYPE_CHECKING, Any, Final
 from gateway.certificates import Encryption, alternative_names
 
 if TYPE_CHECKING:
+    import sys
+    from collections.abc import Callable
+
     from cryptography import x509
 
     from gateway.config import model
+
+log = logging.getLogger("gateway.tls")
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _ASKS: Final = {
@@ -151,6 +157,27 @@ def load(settings: model.ListenerTls) -> Loaded:
         raise ValueError(_why_not_demanded(settings, error)) from None
     pairs = [_pair(one, demands) for one in settings.certificates]
     return Loaded(demands, tuple(pairs), settings.forward_client_cert)
+
+
+def hushed(
+    hook: Callable[[sys.UnraisableHookArgs], object],
+) -> Callable[[sys.UnraisableHookArgs], object]:
+    """`hook` but for one message, for `sys.unraisablehook`.
+
+    Where a client asks for a name that is not ASCII, the interpreter ends the handshake as it should, but prints what it was
+    asked for to standard error, for each such connection: strangers must not be able to fill a log.
+    """
+
+    def only_others(unraisable: sys.UnraisableHookArgs) -> None:
+        if (
+            isinstance(unraisable.exc_value, UnicodeDecodeError)
+            and type(unraisable.object) is bytes
+        ):
+            log.debug("server_name_not_ascii", extra={"asked": repr(unraisable.object[:255])})
+        else:
+            hook(unraisable)
+
+    return only_others
 
 
 def files(settings: model.ListenerTls) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trustme
 
+import gateway.runtime.gateway  # noqa: F401 - here no guard watches the loop: reading all of it takes a while
 from tests.kit import raw
 from tests.kit.wire import PATIENCE
 
@@ -70,6 +71,8 @@ class SecureClient(raw.Client):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._rest = b""
         """What `send_some` has encrypted and the socket has not taken yet."""
+        self.prefix = b""
+        """Goes out in the clear, in one segment with what is encrypted next."""
         context.check_hostname = context.check_hostname and name is not None
         self.tls = context.wrap_bio(
             self._incoming, self._outgoing, server_hostname=name, session=session
@@ -117,7 +120,8 @@ class SecureClient(raw.Client):
 
     async def _flush(self) -> None:
         if self._outgoing.pending:
-            await asyncio.get_running_loop().sock_sendall(self.sock, self._outgoing.read())
+            data, self.prefix = self.prefix + self._outgoing.read(), b""
+            await asyncio.get_running_loop().sock_sendall(self.sock, data)
 
     async def _receive(self) -> None:
         data = await asyncio.get_running_loop().sock_recv(self.sock, 1 << 16)
@@ -168,16 +172,15 @@ async def connect(
     context: ssl.SSLContext | None = None,
     name: str | None = "a.test",
     *,
-    first: bytes = b"",
+    prefix: bytes = b"",
     session: Any = None,
     **where: Any,
 ) -> SecureClient:
-    """Connect, send `first` in the clear, shake hands. Raises ssl.SSLError, ConnectionError."""
+    """Connect and shake hands; `prefix` goes before it in the clear. Raises ssl.SSLError, ConnectionError."""
     plain = await raw.connect(address, **where)
     client = SecureClient(plain.sock, context or trusting(), name, session)
+    client.prefix = prefix
     try:
-        if first:
-            await plain.send(first)
         await client.shake_hands()
     except BaseException:
         plain.close()
