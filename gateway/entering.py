@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from gateway import errors
 from gateway.auth import Inviting, Tools, making
 from gateway.auth.describing import Describing, words
 from gateway.clock import Clock
@@ -19,10 +20,12 @@ from gateway.middleware import ADMITTED
 from gateway.middleware.base import Build
 from gateway.observe.entrance import AuthMeter, Entrance
 from gateway.observe.events import Events
-from gateway.rehearsal import NeedsNetwork
+from gateway.rehearsal import CannotTell
 
 if TYPE_CHECKING:
-    from gateway.auth import Authenticator
+    from collections.abc import Mapping
+
+    from gateway.auth import Authenticator, Taken
     from gateway.config import effective, model
     from gateway.exchange import Exchange, Handler, Reply
     from gateway.identity import Identity
@@ -56,7 +59,7 @@ class Entering:
         accepted = None if given is None else self._accepted(route, given)
         asked = {
             name: (_Inviting if isinstance(policy, Inviting) else _Asked)(
-                policy, accepted, network=_takes_network(self.config.auth[name])
+                policy, self.config.auth[name], accepted
             )
             for name, policy in self.authenticators.items()
         }
@@ -69,14 +72,27 @@ class Entering:
         for name, wrap in reversed(ADMITTED):
             if name not in COUNTING:
                 handler = wrap(route, handler, build)
-        return handler
+        asked = cast("Mapping[str, _Asked]", build.authenticators)
+        policies = [asked[name] for name in route.policies.auth or ()]
+
+        async def told(exchange: Exchange) -> Reply:
+            """Raises errors.GatewayError, and CannotTell where that is no more than a guess."""
+            try:
+                return await handler(exchange)
+            except errors.Unauthenticated:
+                for policy in policies:
+                    if policy.untold:
+                        raise CannotTell(policy.name, policy.untold) from None
+                raise
+
+        return told if policies else handler
 
     def admit(
         self, exchange: Exchange, route: effective.Route, given: Given | None
     ) -> Reply | None:
         """Let `exchange` in: it knows its client then. A Reply: what is answered instead.
 
-        Raises errors.GatewayError where it is refused, NeedsNetwork, and ValueError as `build` does.
+        Raises errors.GatewayError where it is refused, CannotTell, and ValueError as `build` does.
         """
 
         async def inside(_: Exchange) -> None:
@@ -108,14 +124,23 @@ class Entering:
         return Describing(name, settings).identity(consumer, given.claims, scopes=scopes)
 
 
+_NOBODY = "asks others who this is, and nobody is asked here"
+_PROVIDER = "sends who is not known to a provider, and nobody is asked here"
+_MOMENT = "wants the moment of a signature, and its body; neither is here"
+
+
 class _Asked:
     """One policy, asked as a rehearsal asks."""
 
-    def __init__(self, policy: Authenticator, accepted: Identity | None, *, network: bool) -> None:
+    def __init__(
+        self, policy: Authenticator, settings: model.AuthPolicy, accepted: Identity | None
+    ) -> None:
         self._policy = policy
+        self._settings = settings
         self._accepted = accepted
-        self._network = network
         self.name = policy.name
+        self.untold = ""
+        """Why nobody can tell here what it would say."""
         self.taken, self.forwarded, self.challenge = (
             policy.taken,
             policy.forwarded,
@@ -123,42 +148,42 @@ class _Asked:
         )
 
     def authenticate(self, exchange: Exchange) -> Identity | None:
-        """Raises errors.Unauthenticated as the policy does, and NeedsNetwork."""
+        """Raises errors.Unauthenticated as the policy does."""
         if self._accepted is not None:
             return self._accepted if self._accepted.policy == self.name else None
         identity = self._policy.rehearse(exchange)
-        if identity is None and self._network and self._shown(exchange):
-            raise NeedsNetwork(self.name)
+        if identity is None:
+            self.untold = _untold(self._settings, exchange, self.taken)
         return identity
-
-    def _shown(self, exchange: Exchange) -> bool:
-        """Whether the request has anything where this policy looks."""
-        taken = self._policy.taken
-        cookies = exchange.headers.get("Cookie", "")
-        return (
-            any(name.decode("ascii") in exchange.headers for name in taken.headers)
-            or any(f"{name}=" in cookies for name in taken.cookies)
-            or any(f"{name}=" in exchange.query for name in taken.query)
-        )
 
 
 class _Inviting(_Asked):
     """The same of one that shows a login page."""
 
     def invite(self, exchange: Exchange) -> None:
-        """Raises NeedsNetwork where the client would be sent to a provider."""
+        """Raises CannotTell where the client would be sent to a provider."""
         asking = cast("Inviting", self._policy).invite(exchange)
         if asking is not None:
             if inspect.iscoroutine(asking):
                 asking.close()
-            raise NeedsNetwork(self.name, "sends who is not known to a provider")
+            raise CannotTell(self.name, _PROVIDER)
 
 
-def _takes_network(policy: model.AuthPolicy) -> bool:
-    if policy.jwt is not None:
-        keys = policy.jwt.jwks
-        return keys is not None and (keys == "discover" or "://" in keys)
-    return policy.introspection is not None or policy.forward_auth is not None
+def _untold(policy: model.AuthPolicy, exchange: Exchange, taken: Taken) -> str:
+    """Why a policy that knows nobody could still know somebody; empty: it could not."""
+    if policy.forward_auth is not None:
+        return _NOBODY
+    values = [exchange.headers.get(name.decode("ascii"), "") for name in taken.headers]
+    if policy.hmac is not None:
+        return _MOMENT if any(values) else ""
+    jwt = policy.jwt
+    asks = policy.introspection is not None or (
+        jwt is not None and jwt.jwks is not None and (jwt.jwks == "discover" or "://" in jwt.jwks)
+    )
+    # Behind Authorization may be what another policy reads.
+    plain = b"authorization" not in taken.headers
+    token = any(value and (plain or value.lower().startswith("bearer ")) for value in values)
+    return _NOBODY if asks and token else ""
 
 
 def _forgetful(policy: model.AuthPolicy) -> model.AuthPolicy:

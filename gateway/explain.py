@@ -16,7 +16,7 @@ from gateway.config import effective, masking, model
 from gateway.explain_settings import Setting, settings_of
 from gateway.pipeline import pipeline, shown, size
 from gateway.rehearsal import (
-    NeedsNetwork,
+    CannotTell,
     Outgoing,
     Rehearsal,
     heaviest,
@@ -206,7 +206,7 @@ def _entered(
         return {}, None
     try:
         reply = rehearsal.entering.admit(exchange, route, given)
-    except NeedsNetwork as error:
+    except CannotTell as error:
         return {"unknown": str(error)}, None
     except OSError as error:
         raise ValueError(str(error)) from None

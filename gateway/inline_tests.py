@@ -15,9 +15,9 @@ from gateway.config import effective, model
 from gateway.config.expectations import certain_abort
 from gateway.config.targets import stand_ins
 from gateway.rehearsal import (
+    CannotTell,
     Given,
     Hidden,
-    NeedsNetwork,
     Rehearsal,
     heaviest,
     hidden,
@@ -86,7 +86,7 @@ def _problems(rehearsal: Rehearsal, test: model.InlineTest) -> list[str]:
         given = Given(asked.auth, asked.claims, asked.consumer)
     try:
         seen = _walk(rehearsal, exchange, given)
-    except (ValueError, OSError, NeedsNetwork) as error:
+    except (ValueError, OSError, CannotTell) as error:
         return [f"request: {error}"]
     return list(_compare(test.expect, seen))
 
@@ -95,7 +95,7 @@ def _problems(rehearsal: Rehearsal, test: model.InlineTest) -> list[str]:
 
 
 def _walk(rehearsal: Rehearsal, exchange: Exchange, given: Given | None) -> _Seen:
-    """As far as the request goes without a network. Raises NeedsNetwork, and what `Rehearsal.entering` does."""
+    """As far as the request goes without a network. Raises CannotTell, and what `Rehearsal.entering` does."""
     config = rehearsal.config
     refusal = exchange.refusal
     if isinstance(refusal, errors.GatewayError):

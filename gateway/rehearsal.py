@@ -54,14 +54,11 @@ class Outgoing:
         return [value for known, value in self.fields if known.lower() == name.lower()]
 
 
-class NeedsNetwork(Exception):
-    """Somebody else would have to be asked who this is."""
+class CannotTell(Exception):
+    """Who this is takes more than is here: a network, a connection, a moment."""
 
-    def __init__(self, policy: str, does: str = "asks others who this is") -> None:
-        super().__init__(
-            f"policy {policy} {does}, and nobody is asked here: "
-            "say who it is with claims or consumer"
-        )
+    def __init__(self, policy: str, why: str) -> None:
+        super().__init__(f"policy {policy} {why}: say who it is with claims or consumer")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from gateway.explain import explain
 from gateway.inline_tests import run
 from gateway.pipeline import pipeline
 from gateway.rehearsal import Given
-from tests.config.reading import open_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +30,8 @@ auth:
       consumer: "{claim.sub}"
       forward: {X-User: "{claim.sub}", X-Roles: "{claim.roles}"}
   login: {oidc: {issuer: "https://idp.example.com/", client_id: web}}
+  sso: {forward_auth: "http://127.0.0.1:1/"}
+  signed: {hmac: {secret: a-secret-that-is-long-enough-for-us}}
   other: {jwt: {secret: a-secret-that-is-long-enough-for-hs256}}
 routes:
   - name: orders
@@ -46,6 +47,8 @@ routes:
     auth: [keys, other]
     forward_credentials: true
   - {name: page, path: /page, to: 'http://127.0.0.1:1', auth: login, csrf: on, cors: "https://a.example"}
+  - {name: asked, path: /asked, to: 'http://127.0.0.1:1', auth: [staff, keys, sso]}
+  - {name: hook, path: /hook, to: 'http://127.0.0.1:1', auth: signed}
   - {name: open, path: /open, to: 'http://127.0.0.1:1'}
   - {name: own, path: /own, respond: 204, allow: {ip: 10.0.0.0/8, mode: report}}
 """
@@ -57,8 +60,7 @@ keys:
 
 
 @pytest.fixture(autouse=True)
-def _opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    open_all(monkeypatch)
+def _keys(tmp_path: Path) -> None:
     (tmp_path / "keys.yaml").write_text(KEYS)
 
 
@@ -93,6 +95,9 @@ def problems(folder: Path, request: str, expect: str) -> list[str]:
         ("get: 'http://h/open', headers: {X-User: forged}", "upstream_headers: {x-user: ''}"),
         ("get: 'http://h/own', client_ip: 192.0.2.1", "status: 204"),
         ("post: 'http://h/page'", "route: page, reason: unauthenticated"),
+        ("post: 'http://h/hook'", "route: hook, reason: unauthenticated"),
+        (f"get: 'http://h/asked', headers: {{X-Api-Key: {KEY}, Authorization: Bearer a.b.c}}", "upstream: asked"),
+        ("get: 'http://h/orders/7', headers: {Authorization: Basic abc}", "reason: unauthenticated"),
         ("get: 'http://h/page', consumer: ann", "upstream: page"),
         (
             "options: 'http://h/page', headers: {Origin: 'https://a.example', Access-Control-Request-Method: GET}",
@@ -119,6 +124,8 @@ def test_a_client_is_let_in_or_refused_as_it_would_be(
             "get: 'http://h/page', headers: {Sec-Fetch-Mode: navigate, Sec-Fetch-Dest: document, Accept: text/html}",
             "policy login sends who is not known to a provider, and nobody is asked here",
         ),
+        ("get: 'http://h/asked'", "policy sso asks others who this is"),
+        ("post: 'http://h/hook', headers: {X-Signature: abc}", "policy signed wants the moment of a signature"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_told_without_a_network_is_no_guess(

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from gateway.config import later
 from gateway.config.addresses import CookieName, HeaderName, HeaderValue
 from gateway.config.forms import Model, around, built_in
 from gateway.config.nodes import Map, Seq, Text
@@ -397,8 +396,6 @@ class Mtls(Method):
 
 class AuthPolicy(Model):
     """A way to be known: exactly one method."""
-
-    later = later.METHODS
 
     jwt: Jwt | None = Field(None, description="signed tokens")
     api_key: ApiKey | None = Field(None, description="keys from a file")

@@ -27,9 +27,9 @@ Found: TypeAlias = "Iterator[tuple[tuple[str | int, ...], str]]"
 EXTRAS = {
     "jwt": ("auth", ("jwt", "cryptography")),
     "oidc": ("auth", ("jwt", "cryptography")),
-    "basic": ("auth", ("bcrypt", "argon2", "passlib")),
 }
-"""Method → the extra that it needs, and the modules that come with it."""
+"""Method → the extra that it needs, and the modules that come with it. What `basic` needs, its file's hashes say."""
+TLS = ("tls", ("cryptography",))
 REDIS = ("redis", ("redis",))
 _FILES = {"jwt": ("jwks",), "api_key": ("keys_file",), "basic": ("htpasswd",)}
 _UNKNOWN_YET = frozenset({"upstream", "target"})
@@ -152,6 +152,9 @@ def check_listener(entry: Entry, context: Context) -> None:
     listener: model.Listener = entry.values
     tls, proxied = listener.tls, listener.proxy_protocol
     if tls is not None:
+        found = missing(*TLS)
+        if found is not None:
+            context.add(entry.raw, entry.path, ("tls",), found)
         for keys, file in _tls_files(tls):
             if not readable(file):
                 context.add(entry.raw, entry.path, ("tls", *keys), f"{file} cannot be read")
@@ -289,7 +292,7 @@ class NamedLimits:
         policies = route.policies
         for name, limit in route.rate_limits:
             named = self.parts.rate_limits.get(name)
-            if name not in policies.rate_limit:
+            if any(limit is one for one in policies.rate_limit):  # it is the route's own
                 if named is not None:
                     message = (
                         f"the limit of this route would be called {name!r}, as the one at "

@@ -1,7 +1,8 @@
 """Keys of the language that this version does not have yet: one line for each.
 
-Rules of this file: a key that stands here is refused as "not supported yet", and neither the schema nor `gateway config`
-shows it, though its model is there. Whoever makes a feature work takes its line out, then `make golden schema`.
+Rules of this file: a key that stands here is refused as "not supported yet", and neither the schema nor what is told of a
+configuration shows it, even where its model is there. Whoever makes a feature work takes its line out, then runs
+`make golden schema`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,3 @@ POLICIES = frozenset(
     )
 )
 """Of routes, profiles and `defaults`."""
-
-METHODS: frozenset[str] = frozenset()
-"""Of a policy of `auth`."""
-
-LISTENER: frozenset[str] = frozenset()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gateway.config import addresses, later
+from gateway.config import addresses
 from gateway.config.addresses import Count, HeaderName, Port, RealPort
 from gateway.config.allow import Allow, ClaimTest
 from gateway.config.answers import (
@@ -348,7 +348,6 @@ class Listener(Model):
     """Where clients connect."""
 
     short = "bind"
-    later = later.LISTENER
 
     bind: Bind = Field(description="HOST:PORT or unix:PATH")
     name: str = Field("", description="for `when: {listener: …}`; default: the address as written")

@@ -9,15 +9,10 @@ import pytest
 
 from gateway.config import model
 from gateway.config.limits import StoreUrl
-from tests.config.reading import open_all, read, wrong
+from tests.config.reading import read, wrong
 
 if TYPE_CHECKING:
     from gateway.config.forms import Model
-
-
-@pytest.fixture(autouse=True)
-def _opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    open_all(monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,9 @@ import pytest
 
 from gateway.config import entrance_rules, load_text, model
 from tests.config.kit import loaded, refused
-from tests.config.reading import open_all
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@pytest.fixture(autouse=True)
-def _opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    open_all(monkeypatch)
 
 
 AUTH = "auth: {staff: {jwt: 'https://i/'}, sso: {forward_auth: 'http://a/'}}\n"
@@ -215,11 +209,14 @@ def test_what_nobody_uses_is_a_warning() -> None:
 
 
 def test_an_extra_that_is_not_installed_is_told_with_its_name(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(entrance_rules, "find_spec", lambda name: None)
-    text = f"{AUTH}stores: {{s: 'redis://r'}}\nroutes: [{{path: /a, to: 'http://h', auth: staff}}]"
-    assert [line.partition(": ")[2] for line in refused(text)] == [
+    (tmp_path / "c.pem").write_text("")
+    tls = "listeners: [{bind: 127.0.0.1:1, tls: c.pem}]\n"
+    text = f"{tls}{AUTH}stores: {{s: 'redis://r'}}\nroutes: [{{path: /a, to: 'http://h', auth: staff}}]"
+    assert [line.partition(": ")[2] for line in refused(text, tmp_path)] == [
+        "listeners[0].tls: cryptography is not installed: pip install 'gateway[tls]'",
         "auth.staff.jwt: jwt is not installed: pip install 'gateway[auth]'",
         "stores.s: redis is not installed: pip install 'gateway[redis]'",
     ]

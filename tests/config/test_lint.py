@@ -14,7 +14,6 @@ from gateway.cli import main
 from gateway.config import load, load_text
 from gateway.config.lint import browsers, entrance, network, page, texts
 from gateway.config.lint.explosive import explosive
-from tests.config.reading import open_all
 
 ROOT = Path(__file__).parents[2]
 RULES = (*entrance.RULES, *network.RULES, *browsers.RULES, *texts.RULES)
@@ -27,8 +26,7 @@ LOCAL = "listeners: 127.0.0.1:1\n"
 
 
 @pytest.fixture(autouse=True)
-def _opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    open_all(monkeypatch)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", SECRET)
     monkeypatch.setenv("STORE", "redis://:hunter2@10.0.0.1/0")
 

@@ -14,7 +14,6 @@ from gateway.config.forms import Model
 from gateway.config.nodes import Map, Seq, Source, compose
 from gateway.config.schema import schema
 from gateway.config.written import Document
-from tests.config.reading import open_all
 from tests.config.test_forms import PAIRS, SECTIONS
 from tests.config.test_upstreams import OF_ROUTES, OF_UPSTREAMS
 
@@ -217,10 +216,7 @@ tests:
 """
 
 
-def test_the_schema_takes_every_form_of_who_may_come_in_and_how_fast(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    open_all(monkeypatch)
+def test_the_schema_takes_every_form_of_who_may_come_in_and_how_fast() -> None:
     assert faults(ENTRANCE) == []
     for wrong in ("auth: {a: {}}", "auth: {a: {hmac: {}}}", "rate_limits: {a: {rate: 5}}"):
         assert faults(wrong) != [], wrong
