@@ -22,7 +22,12 @@ OPEN_PAIRS = [
     *((one, "route") for pair in OF_ROUTES for one in pair),
 ]
 ROOT = Path(__file__).parents[2]
-FILES = sorted([*(ROOT / "config").glob("*.yaml"), *(ROOT / "config" / "examples").rglob("*.yaml")])
+EXAMPLES = [
+    file
+    for file in (ROOT / "config" / "examples").rglob("*.yaml")
+    if file.parent.name != "credentials"  # what policies read, and no configuration
+]
+FILES = sorted([*(ROOT / "config").glob("*.yaml"), *EXAMPLES])
 
 
 def data(text: str) -> object:
