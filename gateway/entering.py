@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -121,7 +122,15 @@ class Entering:
             settings = settings.replaced(consumer=None)
         consumer = given.consumer or str(given.claims.get("sub", name))
         scopes = [each for key in _SCOPES for each in words(given.claims.get(key))]
-        return Describing(name, settings).identity(consumer, given.claims, scopes=scopes)
+        identity = Describing(name, settings).identity(consumer, given.claims, scopes=scopes)
+        copied = getattr(settings, "copy_", ())
+        lines = b"".join(_copied(field, given.claims.get(field.lower())) for field in copied)
+        return replace(identity, lines=identity.lines + lines)
+
+
+def _copied(field: str, value: Any) -> bytes:
+    """What an answer of `forward_auth` would have brought, where a claim of that name is given."""
+    return b"" if value is None else f"{field}: {value}\r\n".encode("utf-8", "surrogateescape")
 
 
 _NOBODY = "asks others who this is, and nobody is asked here"

@@ -30,7 +30,7 @@ auth:
       consumer: "{claim.sub}"
       forward: {X-User: "{claim.sub}", X-Roles: "{claim.roles}"}
   login: {oidc: {issuer: "https://idp.example.com/", client_id: web}}
-  sso: {forward_auth: "http://127.0.0.1:1/"}
+  sso: {forward_auth: {url: "http://127.0.0.1:1/", copy: [X-Team]}}
   signed: {hmac: {secret: a-secret-that-is-long-enough-for-us}}
   other: {jwt: {secret: a-secret-that-is-long-enough-for-hs256}}
 routes:
@@ -96,6 +96,8 @@ def problems(folder: Path, request: str, expect: str) -> list[str]:
         ("get: 'http://h/own', client_ip: 192.0.2.1", "status: 204"),
         ("post: 'http://h/page'", "route: page, reason: unauthenticated"),
         ("post: 'http://h/hook'", "route: hook, reason: unauthenticated"),
+        ("get: 'http://h/asked'", "route: asked"),
+        ("get: 'http://h/asked', auth: sso, claims: {x-team: blue}", "upstream_headers: {x-team: blue}"),
         (f"get: 'http://h/asked', headers: {{X-Api-Key: {KEY}, Authorization: Bearer a.b.c}}", "upstream: asked"),
         ("get: 'http://h/orders/7', headers: {Authorization: Basic abc}", "reason: unauthenticated"),
         ("get: 'http://h/page', consumer: ann", "upstream: page"),
