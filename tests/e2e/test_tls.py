@@ -6,11 +6,13 @@ import asyncio
 import datetime
 import os
 import ssl
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.config import load_dict
+from gateway.config import load, load_dict, model
 from gateway.runtime.entrances import LOOK
 from gateway.runtime.gateway import Gateway
 from tests.e2e.conformance.conftest import get, problem
@@ -18,12 +20,11 @@ from tests.kit import secure
 from tests.kit.programs import need
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gateway.observe.events import Event
     from tests.conftest import MakeClient, MakeGateway, MakeOrigin
     from tests.kit.running import Running
 
+EXAMPLE = Path(__file__).parents[2] / "config" / "examples" / "tls.yaml"
 NOW = datetime.datetime.now(datetime.UTC)
 
 
@@ -91,6 +92,24 @@ async def test_a_plain_listener_has_no_tls_to_tell_of(
     assert up.only.get("x-tls") is None
     assert up.only.get("x-s") == b"http"
     assert (await running.log())[0]["tls"] is None
+
+
+async def test_the_example_speaks_tls_with_its_own_certificate() -> None:
+    config = load(EXAMPLE)
+    free = tuple(
+        one.model_copy(update={"bind": model.Bind(host="127.0.0.1", port=0)})
+        for one in config.listeners
+    )
+    async with Gateway(replace(config, listeners=free, admin=None)) as running:
+        context = ssl.create_default_context(cafile=EXAMPLE.parent / "certificates" / "example.crt")
+        for own, said in ((False, b"nobody"), (True, b"CN=for trying only")):
+            if own:
+                folder = EXAMPLE.parent / "certificates"
+                context.load_cert_chain(folder / "example.crt", folder / "example.key")
+            client = await secure.connect(running.addresses["web"], context, "localhost")
+            answer = await client.ask(get(b"/whoami", host=b"localhost:8443"))
+            assert answer.body == b"TLSv1.3, and you are " + said + b"\n"
+            client.close()
 
 
 # ── which certificate ──
