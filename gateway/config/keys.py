@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _WORD = re.compile(r"[!-~]+")
 _RESERVED = ("id", "scopes", "groups")
 """Claims that have keys of their own."""
@@ -36,7 +37,7 @@ def _text(value: object, what: str) -> str:
         raise refuse(f"{what} is wanted")  # the trap's own words repeat what is written
     if not isinstance(value, str) or not value:
         raise refuse(f"{what} is wanted")
-    if any(ord(sign) < 32 or ord(sign) == 127 for sign in value):
+    if _CONTROL.search(value):
         raise refuse(f"{what} is wanted, without control characters")
     return str(value)
 
