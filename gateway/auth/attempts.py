@@ -76,13 +76,14 @@ class Attempts:
             self._check(bucket(client_ip))
 
     def _check(self, address: str) -> None:
+        now = self._clock.now()
         until = self.refused.get(address)
-        if until is None:
-            return
-        left = until - self._clock.now()
-        if left > 0:
-            raise _refusal(left)
-        del self.refused[address]
+        if until is not None and until > now:
+            raise _refusal(until - now)
+        # One at a time, so that the table is empty again some requests after an attack.
+        first = next(iter(self.refused))
+        if self.refused[first] <= now:
+            del self.refused[first]
 
     def failed(self, client_ip: str, tried: bytes = b"") -> None:
         """The address has tried a credential that is not good; `tried`: a digest of it."""
@@ -138,9 +139,9 @@ class Attempts:
         record.failures = 0
         record.last = b""
         now = self._clock.now()
+        self.refused.pop(address, None)  # the first ones are those whose time is over first
         if len(self.refused) >= self._room:
             self._make_room(now)
-        self.refused.pop(address, None)  # so that those whose time is over first stand first
         self.refused[address] = now + self._window
         if not record.pending:
             self._records.pop(address, None)

@@ -272,6 +272,14 @@ def test_who_guesses_is_refused_and_who_repeats_or_has_expired_is_not(
     assert keys.authenticate(asking(("X-Api-Key", GOOD))) is not None
 
 
+def test_malformed_keys_are_guesses_too(world: World, tmp_path: Path) -> None:
+    keys = policy(world, keys_file(tmp_path, entry()), attempts=Attempts(max=3, window=60.0))
+    for _ in range(3):
+        refusal(keys, asking(("X-Api-Key", GOOD), ("X-Api-Key", GOOD)))
+    with pytest.raises(errors.RateLimited):
+        keys.authenticate(asking(("X-Api-Key", GOOD)))
+
+
 def test_a_limit_that_is_off_refuses_nobody(world: World, tmp_path: Path) -> None:
     keys = policy(world, keys_file(tmp_path, entry()), attempts=None)
     for number in range(1000):
@@ -319,6 +327,7 @@ async def test_a_broken_file_changes_nothing_and_is_told_once(
     with caplog.at_level(logging.INFO):
         keys_file(tmp_path, "id: a, sha256: gw_secret_secret", "id: b")
         await look(keys, world)
+        keys_file(tmp_path, "id: a, sha256: gw_secret_secret", "id: b")  # once more the same
         await look(keys, world)
         assert keys.authenticate(asking(("X-Api-Key", GOOD))) is not None
         Path(tmp_path, "keys.yaml").unlink()
@@ -326,12 +335,14 @@ async def test_a_broken_file_changes_nothing_and_is_told_once(
         assert keys.authenticate(asking(("X-Api-Key", GOOD))) is not None
         keys_file(tmp_path, entry())
         await look(keys, world)
-    kinds = [kind for kind, _ in world.said]
-    assert kinds == ["auth_file_failed", "auth_file_failed", "auth_file_reloaded"]
+        Path(tmp_path, "keys.yaml").unlink()
+        await look(keys, world)
+    kinds = [kind.removeprefix("auth_file_") for kind, _ in world.said]
+    assert kinds == ["failed", "failed", "reloaded", "failed"]
     assert "keys.yaml:2:21: keys[0].sha256" in world.said[0][1]
     assert "(and 1 more); what it held before counts on" in world.said[0][1]
     assert "No such file or directory; what it held before counts on" in world.said[1][1]
-    assert [one.levelname for one in caplog.records] == ["WARNING", "WARNING", "INFO"]
+    assert [one.levelname for one in caplog.records] == ["WARNING", "WARNING", "INFO", "WARNING"]
     assert "gw_secret_secret" not in str(world.said) + caplog.text
     await keys.aclose()
 

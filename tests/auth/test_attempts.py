@@ -41,6 +41,16 @@ def test_after_so_many_failures_an_address_is_refused_for_a_window(clock: FakeCl
     assert not attempts.refused
 
 
+def test_after_an_attack_the_table_is_empty_again(clock: FakeClock) -> None:
+    attempts = Attempts(1, 60.0, clock)
+    for number in range(5):
+        attempts.failed(f"192.0.2.{number}")
+    clock.advance(61)
+    for _ in range(6):
+        attempts.check("198.51.100.1")
+    assert not attempts.refused
+
+
 def test_failures_that_are_older_than_the_window_do_not_count(clock: FakeClock) -> None:
     attempts = Attempts(3, 60.0, clock)
     attempts.failed("192.0.2.1", b"a")
@@ -90,11 +100,25 @@ def test_a_success_forgives_half_but_an_account_of_ones_own_pays_for_no_more(
         attempts.end(attempts.begin("192.0.2.1"), failed=failed)
 
     guesses = 0
-    while not attempts.refused:
-        attempt(failed=guesses % 7 != 6)
-        guesses += 1
-        assert guesses < 50
-    assert 8 < guesses <= 14
+    for number in range(60):
+        if attempts.refused:
+            break
+        attempt(failed=number % 3 != 2)
+        guesses += number % 3 != 2
+    assert 8 < guesses <= 12
+
+
+def test_in_another_window_a_success_forgives_again(clock: FakeClock) -> None:
+    attempts = Attempts(4, 60.0, clock)
+
+    def attempt(*, failed: bool) -> None:
+        attempts.end(attempts.begin("192.0.2.1"), failed=failed)
+
+    for _ in range(2):
+        for failed in (True, True, False, True, True):  # 2, then 1, then 3
+            attempt(failed=failed)
+        clock.advance(61)
+    assert not attempts.refused
 
 
 @pytest.mark.parametrize(
@@ -147,6 +171,22 @@ def test_those_that_are_refused_are_bounded_too_and_who_is_free_by_now_goes_firs
     assert "192.0.2.1" not in attempts.refused
     attempts.failed("198.51.100.99", b"x")
     assert len(attempts.refused) == 10
+
+
+def test_who_fails_while_refused_is_not_taken_for_the_one_that_is_refused_longest(
+    clock: FakeClock,
+) -> None:
+    attempts = Attempts(1, 60.0, clock, room=3)
+    attempts.failed("192.0.2.1")
+    clock.advance(1)
+    attempts.failed("192.0.2.2")
+    clock.advance(1)
+    attempts.failed("192.0.2.1")
+    clock.advance(59.5)
+    attempts.failed("192.0.2.3")
+    attempts.failed("192.0.2.4")
+    with pytest.raises(errors.RateLimited):
+        attempts.check("192.0.2.1")
 
 
 def test_one_that_was_pushed_out_while_it_was_under_way_still_counts(clock: FakeClock) -> None:

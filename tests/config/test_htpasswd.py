@@ -94,6 +94,16 @@ def test_bcrypt_looks_at_72_bytes_so_a_longer_password_is_never_taken_for_its_be
     assert not verify(LONG.encode()[:71])
 
 
+def test_a_password_that_is_too_long_for_bcrypt_costs_a_hash_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checked: list[bytes] = []
+    monkeypatch.setattr(bcrypt, "checkpw", lambda password, _: checked.append(password))
+    verify = read_htpasswd(f"ann:{bcrypt_of(b'x')}", "htpasswd")["ann"].verify
+    assert not verify(b"x" * 73)
+    assert len(checked) == 1
+
+
 def test_argon2_takes_passwords_of_any_length() -> None:
     verify = read_htpasswd(f"ann:{argon2_of(LONG + 'yy')}", "htpasswd")["ann"].verify
     assert verify(LONG.encode() + b"yy")
