@@ -29,6 +29,7 @@ def row(route: effective.Route) -> dict[str, str]:
         "host": ",".join(match.host) or "any",
         "path": path or "/*",
         "when": " ".join(conditions(match.when)),
+        "auth": " or ".join(route.policies.auth or ()),
         "answer": answer(route),
         "place": str(route.place),
     }

@@ -265,7 +265,8 @@ def routes(config: str | None, as_json: bool) -> None:
     if as_json:
         print_json(entries)
         return
-    columns = ("name", "methods", "host", "path", "answer", "place")
+    guarded = ("auth",) if any(entry["auth"] for entry in entries) else ()
+    columns = ("name", "methods", "host", "path", *guarded, "answer", "place")
     heading = tuple(column.upper() for column in columns)
     table([heading, *(tuple(str(entry[column]) for column in columns) for entry in entries)])
 

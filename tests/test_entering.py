@@ -226,3 +226,14 @@ def test_the_pipeline_has_what_needs_no_credentials_first(tmp_path: Path) -> Non
     assert stages["ip rules"] == "not from 203.0.113.0/24"
     assert stages["auth"] == "keys or staff"
     assert stages["rate limit by identity"] == "orders-2: 5/s per consumer"
+
+
+def test_the_list_of_routes_says_who_is_asked_for_what(tmp_path: Path) -> None:
+    (tmp_path / "gateway.yaml").write_text(CONFIG)
+    done = CliRunner().invoke(main, ["routes", "-c", str(tmp_path / "gateway.yaml")])
+    heading, first, *_ = done.output.splitlines()
+    assert heading.split() == ["NAME", "METHODS", "HOST", "PATH", "AUTH", "ANSWER", "PLACE"]
+    assert "keys or staff" in first
+    (tmp_path / "gateway.yaml").write_text("routes: [{path: /, respond: 204}]")
+    done = CliRunner().invoke(main, ["routes", "-c", str(tmp_path / "gateway.yaml")])
+    assert "AUTH" not in done.output

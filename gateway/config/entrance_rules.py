@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeAlias
 
-from gateway.config import credentials, model, placeholders
+from gateway.config import model, placeholders
 from gateway.config.addresses import FRAMING
 from gateway.config.effective import Problem
 from gateway.config.limits import parse_quota
@@ -52,7 +52,7 @@ def check_named(parts: Parts, context: Context, *, has_secret: bool) -> None:
     for entry in _right(parts.auth):
         for keys, message in _policy(entry.values, has_secret=has_secret):
             context.add(entry.raw, entry.path, keys, message)
-        context.problems.extend(credentials.mistakes(entry.values))
+        context.problems.extend(_in_files(entry.values))
     for entry in _right(parts.rate_limits):
         for keys, message in limit_problems(entry.values, None, known=True):
             context.add(entry.raw, entry.path, keys, message)
@@ -64,6 +64,12 @@ def check_named(parts: Parts, context: Context, *, has_secret: bool) -> None:
             if not name.isprintable() or not name or name.startswith("_"):
                 message = f"{name!r} cannot be a name"
                 context.problems.append(Problem(entry.key_place, entry.path, message))
+
+
+def _in_files(policy: model.AuthPolicy) -> tuple[Problem, ...]:
+    from gateway.config import credentials  # noqa: PLC0415 - most files have no policies
+
+    return credentials.mistakes(policy)
 
 
 def _right(entries: dict[str, Entry]) -> list[Entry]:
