@@ -310,7 +310,7 @@ def navigates(exchange: Exchange) -> bool:
     By Fetch Metadata where a browser tells; a prefetch, a frame or a script's request would begin logins that nobody ends.
     """
     headers = exchange.headers
-    if exchange.method not in ("GET", "HEAD") or "Upgrade" in headers:
+    if exchange.method not in ("GET", "HEAD") or "Upgrade" in headers or not exchange.authority:
         return False
     if headers.get("Sec-Fetch-Mode", "navigate") != "navigate":
         return False

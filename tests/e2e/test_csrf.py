@@ -1,25 +1,19 @@
-"""`csrf`, through a whole gateway, and by a real browser."""
+"""`csrf`, through a whole gateway; `test_in_a_browser` asks a real browser."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
 
 from tests.e2e.conformance.conftest import get, post, problem
 from tests.e2e.test_oidc import configuration
 from tests.kit.login import Browser, Provider
 from tests.kit.origin import reply
-from tests.kit.programs import need
-from tests.kit.wire import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.conftest import MakeClient, MakeGateway, MakeOrigin
 
@@ -34,9 +28,6 @@ async def provider(_world: Any) -> AsyncIterator[Provider]:
 async def browser(_world: Any) -> AsyncIterator[Browser]:
     async with Browser() as made:
         yield made
-
-
-# ── by hand ──
 
 
 async def test_what_another_site_begins_is_refused_before_the_upstream_is_asked(
@@ -111,101 +102,3 @@ async def test_a_key_beside_a_login_is_no_cookie_and_needs_no_protection(
         Sec_Fetch_Site="cross-site",
     )
     assert answer.status == 200
-
-
-# ── by Chromium ──
-
-
-class Evil:
-    """A page of another site, which sends a form to where it is told."""
-
-    def __init__(self) -> None:
-        self.target = ""
-        self.method = "post"
-        self.runner: web.AppRunner | None = None
-        self.url = ""
-
-    async def __aenter__(self) -> Evil:
-        application = web.Application()
-        application.router.add_get("/", self.page)
-        self.runner = web.AppRunner(application)
-        await self.runner.setup()
-        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
-        # `localhost` and 127.0.0.1 are two sites for a browser.
-        self.url = f"http://localhost:{self.runner.addresses[0][1]}/"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self.runner is not None
-        await self.runner.cleanup()
-
-    async def page(self, _: web.Request) -> web.Response:
-        form = (
-            f'<form method="{self.method}" action="{self.target}"><input name="a" value="b"></form>'
-        )
-        return web.Response(
-            text=f"<!doctype html>{form}<script>document.forms[0].submit()</script>",
-            content_type="text/html",
-        )
-
-
-async def chromium(folder: Path, url: str) -> str:
-    """What the page that a real browser ends at says; its cookies stay in `folder`."""
-    process = await asyncio.create_subprocess_exec(
-        need("chromium"), "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--virtual-time-budget=20000", f"--user-data-dir={folder}", "--dump-dom", url,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(4 * PATIENCE):
-            out, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return out.decode()
-
-
-async def test_a_real_browser_logs_in_is_known_again_and_another_sites_form_does_nothing(
-    origin: MakeOrigin, gateway: MakeGateway, provider: Provider, tmp_path: Path
-) -> None:
-    up = await origin(reply(b"<p>hello from the app</p>", b"Content-Type: text/html"))
-    # The provider is another site than the gateway: its answer is a navigation from elsewhere.
-    issuer = provider.url.replace("127.0.0.1", "localhost")
-    provider.announces |= {
-        "issuer": issuer,
-        "jwks_uri": f"{issuer}keys",
-        "token_endpoint": f"{issuer}token",
-        "authorization_endpoint": f"{issuer}authorize",
-        "end_session_endpoint": f"{issuer}end",
-    }
-    provider.lies = {"iss": issuer}
-    running = await gateway(configuration(issuer, up))
-    app = f"http://{running.address}/app/"
-    folder = tmp_path / "browser"
-    assert "hello from the app" in await chromium(folder, app)
-    assert provider.asked["/authorize"] == 1
-    assert up.requests[-1].get("x-user") == b"ann"
-    assert "hello from the app" in await chromium(folder, app)
-    assert provider.asked["/authorize"] == 1
-    before = len(up.requests)
-    async with Evil() as evil:
-        evil.target = app
-        page = await chromium(folder, evil.url)
-    assert '"reason": "unauthenticated"' in page  # the cookie has not even come: SameSite
-    assert len(up.requests) == before
-
-
-async def test_a_real_browser_says_itself_that_another_site_has_begun_it(
-    origin: MakeOrigin, gateway: MakeGateway, tmp_path: Path
-) -> None:
-    up = await origin(reply(b"done", b"Content-Type: text/html"))
-    running = await gateway(up, route={"csrf": "on"})
-    async with Evil() as evil:
-        evil.target = f"http://{running.address}/"
-        page = await chromium(tmp_path / "browser", evil.url)
-        assert json.loads(page[page.index("{") : page.rindex("}") + 1])["reason"] == "forbidden"
-        assert not [one for one in up.requests if one.head.startswith(b"POST")]
-        evil.method = "get"
-        assert "done" in await chromium(tmp_path / "browser", evil.url)
