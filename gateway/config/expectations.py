@@ -35,7 +35,10 @@ _NEEDS_OTHERS = (
 
 _ENTRANCE: dict[str, Callable[[model.Policies], object]] = {
     reasons.Unauthenticated.reason: lambda policies: policies.auth,
-    reasons.Forbidden.reason: lambda policies: policies.allow or policies.csrf or policies.cors,
+    # `auth`, for csrf is on for the sessions of logins without being written.
+    reasons.Forbidden.reason: lambda policies: (
+        policies.allow or policies.csrf or policies.cors or policies.auth
+    ),
     reasons.IpDenied.reason: lambda policies: policies.allow and policies.allow.of_address,
 }
 """Refusals, and the policies that make them."""

@@ -63,7 +63,7 @@ CASES = [
         "G108",
         policy(
             "{oidc: {issuer: 'https://i/', client_id: c}}",
-            rest="server: {secret: '${env:SECRET}'}\n",
+            rest="server: {secret: '${env:SECRET}'}\ndefaults: {csrf: off}\n",
         ),
     ),
     (

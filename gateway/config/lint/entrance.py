@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.config import effective, model
+from gateway.config import effective, model, sign_in
 from gateway.config.auth import SYMMETRIC, is_loopback
 from gateway.config.lint.rules import Rule
 
@@ -124,12 +124,11 @@ def _no_csrf(view: View) -> Iterator[Note]:
         methods = route.match.methods
         changes = not methods or not _UNSAFE.isdisjoint(methods)
         forwards = isinstance(route.answer, effective.Forward)
-        if (
-            logins & set(route.policies.auth or ())
-            and changes
-            and forwards
-            and not route.policies.csrf
-        ):
+        protected = sign_in.protected(route, view.config.auth)
+        exposed = (
+            protected is not None and logins.intersection(route.policies.auth or ()) - protected
+        )
+        if exposed and changes and forwards:
             message = "a session's cookie comes along with whatever a page of this site sends"
             yield view.in_route(route, ("auth",), message)
 
@@ -274,10 +273,10 @@ RULES = (
     Rule(
         "G108",
         "info",
-        "Sessions by cookie without `csrf`",
+        "Sessions by cookie with `csrf: off`",
         "`SameSite` keeps other sites from sending the cookie with most requests; other hosts of "
         "the same site are not kept.",
-        "write csrf: on",
+        "take csrf: off away: it is on for sessions of logins",
         _no_csrf,
     ),
     Rule(
