@@ -231,7 +231,7 @@ class Loading:
                 )
             ),
             document=document,
-            findings=lambda: lint.findings(config, parts),
+            findings=lambda: lint.findings(config, parts, self.sources.hidden),
         )
 
     @staticmethod

@@ -185,11 +185,15 @@ class Sources:
 
     def without_secrets(self, problem: Problem) -> Problem:
         """The problem without anything in its message that a `${file:…}` gave."""
-        message = problem.message
+        message = self.hidden(problem.message)
+        return problem if message == problem.message else replace(problem, message=message)
+
+    def hidden(self, message: str) -> str:
+        """A message without anything that a `${file:…}` gave."""
         for secret in sorted(self._secrets, key=len, reverse=True):
             if secret in message:
                 message = message.replace(secret, "***")
-        return problem if message == problem.message else replace(problem, message=message)
+        return message
 
     @staticmethod
     def _bytes(path: Path, most: int) -> bytes:

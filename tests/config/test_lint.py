@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import main
-from gateway.config import load, load_text
+from gateway.config import load, load_dict, load_text
 from gateway.config.lint import browsers, entrance, network, page, texts
 from gateway.config.lint.explosive import explosive
 
@@ -328,3 +328,36 @@ def test_information_is_no_failure(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["check", "-c", str(file), "--lint", "--strict"])
     assert done.exit_code == 0
     assert "info: G401" in done.output
+
+
+def test_what_a_file_gave_is_in_no_message(tmp_path: Path) -> None:
+    (tmp_path / "regex").write_text("^/(a+)+$")
+    config = load_text(
+        f"routes: [{{name: r, path: {{regex: '${{file:regex}}'}}, {TO}}}]", base=tmp_path
+    )
+    (finding,) = config.findings()
+    assert finding.code == "G501"
+    assert "(a+)+" not in str(finding)
+
+
+def test_findings_come_in_the_order_of_files_and_lines(tmp_path: Path) -> None:
+    (tmp_path / "z.yaml").write_text(
+        f"include: a.yaml\nroutes: [{{name: r, path: /a, {TO}, cors: '*'}}]\nserver: {{trusted_proxies: '::/0'}}\n"
+    )
+    (tmp_path / "a.yaml").write_text(f"routes: [{{name: s, path: /b, {TO}, cors: '*'}}]\n")
+    findings = load(tmp_path / "z.yaml").findings()
+    assert [(Path(one.place.file).name, one.place.line) for one in findings] == [
+        ("z.yaml", 2),
+        ("z.yaml", 3),
+        ("a.yaml", 1),
+    ]
+
+
+def test_a_configuration_from_a_program_has_no_text_for_secrets_to_stand_in() -> None:
+    config = load_dict(
+        {
+            "server": {"secret": SECRET, "trusted_proxies": ["0.0.0.0/0"]},
+            "routes": [{"path": "/", "to": "http://127.0.0.1:1"}],
+        }
+    )
+    assert [one.code for one in config.findings()] == ["G301"]
