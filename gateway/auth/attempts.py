@@ -167,7 +167,7 @@ def bucket(client_ip: str) -> str:
         return client_ip
     try:
         return inet_pton(AF_INET6, client_ip)[:8].hex()
-    except OSError:
+    except (OSError, ValueError):
         return client_ip
 
 
