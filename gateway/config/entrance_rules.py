@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeAlias
 
+from gateway import keypairs
 from gateway.config import model, placeholders
 from gateway.config.addresses import FRAMING
 from gateway.config.effective import Problem
@@ -161,9 +162,8 @@ def check_listener(entry: Entry, context: Context) -> None:
         found = missing(*TLS)
         if found is not None:
             context.add(entry.raw, entry.path, ("tls",), found)
-        for keys, file in _tls_files(tls):
-            if not readable(file):
-                context.add(entry.raw, entry.path, ("tls", *keys), f"{file} cannot be read")
+        for error in keypairs.mistakes(tls) if found is None else ():
+            context.add(entry.raw, entry.path, ("tls", *error.keys), str(error))
         if listener.redirect_to_https is not None:
             message = "who comes here speaks https already: write it in the listener without tls"
             context.add(entry.raw, entry.path, ("redirect_to_https",), message)
@@ -175,16 +175,6 @@ def check_listener(entry: Entry, context: Context) -> None:
         if not unix and listener.bind.unix is not None:
             message = "the peers of a unix socket have no address: write from: unix"
             context.add(entry.raw, entry.path, ("proxy_protocol", "from"), message)
-
-
-def _tls_files(tls: model.ListenerTls) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    for index, one in enumerate(tls.certificates):
-        for key in ("cert", "key"):
-            file = getattr(one, key)
-            if file is not None:
-                yield ("certificates", index, key), file
-    if tls.client_ca is not None:
-        yield ("client_ca",), tls.client_ca
 
 
 # ── routes ──────────────────────────────────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@ import functools
 import logging
 from typing import TYPE_CHECKING, TypeAlias
 
+from gateway import keypairs
 from gateway.door import Entrance
 from gateway.proxy_protocol import Senders
 from gateway.runtime import tls
@@ -33,7 +34,7 @@ SOON = 21 * DAY
 """Before its end a certificate is called due for so long."""
 
 _Stamps = tuple[tuple[int, int, int] | None, ...]
-_Wanted: TypeAlias = "tuple[model.ListenerTls, tls.Loaded, _Stamps, tls.Handshakes]"
+_Wanted: TypeAlias = "tuple[model.ListenerTls, keypairs.Loaded, _Stamps, tls.Handshakes]"
 
 
 class _Listener:
@@ -60,7 +61,7 @@ class Certificates:
         self.resting = True
         """To look is no work that has to be waited for."""
 
-    def handshakes(self, name: str, loaded: tls.Loaded) -> tls.Handshakes:
+    def handshakes(self, name: str, loaded: keypairs.Loaded) -> tls.Handshakes:
         """Those of a listener, the same for every generation; for one that is new, made of `loaded`."""
         known = self._listeners.get(name)
         return tls.Handshakes(loaded) if known is None else known.handshakes
@@ -89,6 +90,8 @@ class Certificates:
                 self._look(name, listener)
         if self._clock.now() >= self._next_day:
             self._tell()
+            for listener in self._listeners.values():
+                listener.handshakes.renew()
 
     async def aclose(self) -> None:
         """Look no more."""
@@ -102,17 +105,16 @@ class Certificates:
             return
         listener.read = stamps
         try:
-            loaded = tls.load(listener.settings)
-        except (ValueError, OSError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            self._metrics.events.record("certificate_failed", why=f"{name}: {why}")
+            loaded = keypairs.load(listener.settings)
+        except keypairs.Unusable as error:
+            self._metrics.events.record("certificate_failed", why=f"{name}: {error}")
             return
         listener.handshakes.take(loaded)
         served = "; ".join(_label(pair) for pair in loaded.pairs)
         self._metrics.events.record("certificate_reloaded", why=f"{name}: {served}")
         self._tell()
 
-    def _pairs(self) -> list[tls.Pair]:
+    def _pairs(self) -> list[keypairs.Pair]:
         return [pair for one in self._listeners.values() for pair in one.handshakes.loaded.pairs]
 
     def _tell(self) -> None:
@@ -140,7 +142,7 @@ def of(
 ) -> tuple[dict[str, Entrance], Certificates]:
     """What each listener that asks for something asks for, by its name; and all certificates.
 
-    Raises ValueError or OSError for a file that can not be used.
+    Raises ValueError for a file that can not be used.
     """
     certificates = claims.claim("certificates", "", lambda: Certificates(clock, metrics))
     wanted: dict[str, _Wanted] = {}
@@ -151,7 +153,7 @@ def of(
             stamps = _stamps(
                 listener.tls
             )  # of before: what changes meanwhile is seen by the next look
-            loaded = tls.load(listener.tls)
+            loaded = _loaded(listener.name, listener.tls)
             shakes = certificates.handshakes(listener.name, loaded)
             wanted[listener.name] = listener.tls, loaded, stamps, shakes
         senders = (
@@ -164,9 +166,17 @@ def of(
     return entrances, certificates
 
 
+def _loaded(name: str, settings: model.ListenerTls) -> keypairs.Loaded:
+    try:
+        return keypairs.load(settings)
+    except keypairs.Unusable as error:
+        where = ".".join(map(str, ("tls", *error.keys)))
+        raise ValueError(f"listener {name}: {where}: {error}") from None
+
+
 def _stamps(settings: model.ListenerTls) -> _Stamps:
     found: list[tuple[int, int, int] | None] = []
-    for path in tls.files(settings):
+    for path in keypairs.files(settings):
         try:
             status = path.stat()
         except OSError:
@@ -176,6 +186,6 @@ def _stamps(settings: model.ListenerTls) -> _Stamps:
     return tuple(found)
 
 
-def _label(pair: tls.Pair) -> str:
+def _label(pair: keypairs.Pair) -> str:
     """The names of a certificate in one word, of a length that a label may have."""
     return " ".join(pair.names)[:200] or pair.path

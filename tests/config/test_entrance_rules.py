@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 from gateway.config import entrance_rules, load_text, model
 from tests.config.kit import loaded, refused
@@ -236,7 +237,9 @@ def test_what_cannot_be_of_a_listener_is_told(listener: str, line: str) -> None:
 
 
 def test_who_speaks_https_is_not_sent_there(tmp_path: Path) -> None:
-    (tmp_path / "c.pem").write_text("")
+    (tmp_path / "c.pem").write_bytes(
+        trustme.CA().issue_cert("h").private_key_and_cert_chain_pem.bytes()
+    )
     text = (
         "listeners: [{bind: 127.0.0.1:1, tls: c.pem, redirect_to_https: on}]\n"
         "routes: [{path: /a, host: h, to: 'http://h'}]"

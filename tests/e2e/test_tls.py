@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.config import load, load_dict, model
+from gateway.config import ConfigError, load, load_dict, model
 from gateway.runtime.entrances import LOOK
 from gateway.runtime.gateway import Gateway
 from tests.e2e.conformance.conftest import get, problem
@@ -235,6 +235,24 @@ async def test_openssl_resumes_its_session_also_after_a_reload(
     assert "200 OK" in said
 
 
+async def test_keys_of_tickets_last_a_day(
+    origin: MakeOrigin, gateway: MakeGateway, tmp_path: Path
+) -> None:
+    running = await gateway(await origin(), listeners=[listener(secure.issue(tmp_path, "a.test"))])
+    running.clock.advance(LOOK)
+    context = secure.trusting()
+    first = await secure.connect(running.address, context)
+    assert (await first.ask(get())).status == 200
+    session = first.tls.session
+    first.close()
+    for days, reused in ((0.5, True), (0.6, False)):
+        running.clock.advance(days * 86_400)
+        again = await secure.connect(running.address, context, session=session)
+        assert again.tls.session_reused is reused
+        assert (await again.ask(get())).status == 200
+        again.close()
+
+
 async def test_renegotiation_is_refused(
     origin: MakeOrigin, gateway: MakeGateway, tmp_path: Path
 ) -> None:
@@ -427,12 +445,12 @@ async def test_what_is_wrong_with_a_file_is_said_in_a_sentence_that_names_it(
     cases: list[tuple[dict[str, Any], str]] = [
         ({"certificates": [{"cert": good["cert"], "key": other["key"]}]}, "key .*b.test.key does not belong to"),
         ({"certificates": [{"cert": good["cert"], "key": str(locked)}]}, "key .*locked.key is encrypted.*passphrase"),
-        ({"certificates": [{"cert": str(text), "key": good["key"]}]}, "text: there is no PEM certificate"),
+        ({"certificates": [{"cert": str(text), "key": good["key"]}]}, "no PEM certificate .*text"),
         ({"certificates": [{"cert": good["cert"], "key": str(text)}]}, "no PEM private key .*text"),
-        ({"certificates": [{"cert": good["key"], "key": good["cert"]}]}, "a.test.key: there is no PEM certificate"),
+        ({"certificates": [{"cert": good["key"], "key": good["cert"]}]}, r"\[0\].cert: there is no PEM .*a.test.key"),
         ({"certificates": [good["cert"]]}, "no PEM private key .*a.test.crt"),
         ({"certificates": [good], "ciphers": "NONE-SUCH"}, "ciphers: OpenSSL knows none of 'NONE-SUCH'"),
-        ({"certificates": [good], "client_ca": str(text), "client_auth": "optional"}, "client_ca: .*text"),
+        ({"certificates": [good], "client_ca": str(text), "client_auth": "optional"}, "client_ca: there is no PEM .*text"),
     ]  # fmt: skip
     for tls, sentence in cases:
         config = {
@@ -440,8 +458,8 @@ async def test_what_is_wrong_with_a_file_is_said_in_a_sentence_that_names_it(
             "admin": "off",
             "routes": [{"path": "/*", "respond": {"status": 204}}],
         }
-        with pytest.raises(ValueError, match=sentence):
-            await Gateway(load_dict(config)).start()
+        with pytest.raises(ConfigError, match=sentence):
+            load_dict(config)
 
 
 async def test_a_certificate_and_its_key_may_be_one_file(
