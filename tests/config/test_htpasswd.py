@@ -43,6 +43,7 @@ def mistakes(text: str) -> list[str]:
         argon2_of("secret"),
         apr_md5_crypt.hash("secret"),
     ],
+    ids=["2a", "2b", "2y", "argon2i", "argon2id", "apr1"],
 )
 def test_each_kind_of_hash_knows_its_password_and_no_other(hashed: str) -> None:
     verify = read_htpasswd(f"ann:{hashed}\n", "htpasswd")["ann"].verify
