@@ -70,8 +70,8 @@ def make(name: str, settings: model.Oidc, tools: Tools) -> Oidc:
 class Oidc:
     """One provider, for one client of it."""
 
-    challenge = ""
-    """HTTP has no scheme for it: a browser is led to the provider, and a program has no business here."""
+    challenge = 'Cookie realm="gateway"'
+    """No scheme is registered for cookies, and a 401 must name one (RFC 9110 section 15.5.2): browsers pass over it."""
 
     def __init__(self, name: str, settings: model.Oidc, tools: Tools) -> None:
         self.name = name

@@ -50,6 +50,7 @@ def check(config: effective.Config, parts: Parts, routes: Routes, context: Conte
     has_secret = _has_secret(config, parts)
     entrance_rules.check_named(parts, context, has_secret=has_secret)
     entrance_rules.without_certificates(config, parts, context)
+    entrance_rules.one_cookie(config, parts, context)
     upstreams = upstream_rules.Rules(routes, once, has_secret=has_secret)
     for name, entry in parts.upstreams.items():
         if entry.values is not None:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeAlias
 
 from gateway import keypairs
-from gateway.config import model, placeholders
+from gateway.config import model, placeholders, sign_in
 from gateway.config.addresses import FRAMING
 from gateway.config.effective import Problem
 from gateway.config.limits import parse_quota
@@ -71,6 +71,17 @@ def _in_files(policy: model.AuthPolicy) -> tuple[Problem, ...]:
     from gateway.config import credentials  # noqa: PLC0415 - most files have no policies
 
     return credentials.mistakes(policy)
+
+
+def one_cookie(config: effective.Config, parts: Parts, context: Context) -> None:
+    """Logins that take each other's session away."""
+    for name, other in sign_in.shared_cookies(config):
+        entry, keys = parts.auth[name], ("oidc", "session", "cookie")
+        message = (
+            f"{other} has a session of this name on the same host: who logs in here is out there: "
+            "give each a name"
+        )
+        context.warn(entry.raw, entry.path, keys, message)
 
 
 def _right(entries: dict[str, Entry]) -> list[Entry]:

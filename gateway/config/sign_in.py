@@ -7,6 +7,7 @@ are routes like any other: matched, listed, explained, and in conflict with one 
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Literal
 
 from gateway.config import effective, model
@@ -70,3 +71,19 @@ def protected(
         return frozenset()
     names = route.policies.auth or ()
     return frozenset(name for name in names if name in auth and auth[name].oidc is not None)
+
+
+def shared_cookies(config: effective.Config) -> Iterator[tuple[str, str]]:
+    """(policy, one before it) of logins whose sessions have one name on one host: the later login ends the other's."""
+    hosts = {
+        route.answer.policy: frozenset(route.match.host)
+        for route in config.routes
+        if isinstance(route.answer, effective.SignIn)
+    }
+    logins = [(name, places, config.auth[name].oidc) for name, places in hosts.items()]
+    for (other, theirs, first), (name, mine, second) in itertools.combinations(logins, 2):
+        assert first is not None
+        assert second is not None
+        apart = mine and theirs and mine.isdisjoint(theirs)
+        if first.session.cookie == second.session.cookie and not apart:
+            yield name, other

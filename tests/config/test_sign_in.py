@@ -86,6 +86,20 @@ def test_two_logins_with_one_path_on_one_host_are_told_to_differ(key: str) -> No
     )
 
 
+def test_logins_that_would_overwrite_each_others_cookies_are_warned_of() -> None:
+    apart = {**OIDC, "callback": "/x/in", "logout": "/x/out"}
+    named = {**apart, "session": "other"}
+    text = "[{path: /a/*, host: a.test, auth: one}, {path: /b/*, host: %s, auth: two}]"
+    for host, settings, warned in (
+        ("a.test", apart, True),
+        ("b.test", apart, False),
+        ("a.test", named, False),
+    ):
+        auth = {"one": {"oidc": OIDC}, "two": {"oidc": settings}}
+        warnings = [str(one) for one in loaded(text % host, auth=auth).warnings]
+        assert any("session of this name" in one for one in warnings) is warned, warnings
+
+
 def test_a_route_that_is_written_for_the_very_same_is_a_conflict() -> None:
     with pytest.raises(ConfigError, match=r"auth\.login\.callback"):
         loaded("[{path: /a/*, auth: login}, {path: /oauth2/callback, methods: GET}]")

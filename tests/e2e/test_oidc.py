@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -165,6 +166,40 @@ async def test_what_the_provider_announces_is_read_once_and_kept_while_it_is_dow
     assert (await browser.ask(f"{base(running)}/app/")).status == 303
 
 
+async def test_a_provider_that_makes_no_sense_is_asked_once_a_second(
+    origin: MakeOrigin, gateway: MakeGateway, browser: Browser, provider: Provider
+) -> None:
+    where = "/.well-known/openid-configuration"
+    provider.answers[where] = b"no json"
+    running = await gateway(configuration(provider.url, await origin()))
+    statuses = {(await browser.ask(f"{base(running)}/app/")).status for _ in range(5)}
+    assert statuses == {503}
+    assert provider.asked[where] == 1
+    del provider.answers[where]
+    running.clock.advance(1.1)
+    assert (await browser.ask(f"{base(running)}/app/")).status == 303
+    assert provider.asked[where] == 2
+
+
+@pytest.mark.parametrize("waits", ["discovery", "token"])
+async def test_a_provider_that_hangs_is_waited_for_once_for_all_and_no_longer_than_written(
+    origin: MakeOrigin, gateway: MakeGateway, browser: Browser, provider: Provider, waits: str
+) -> None:
+    running = await gateway(configuration(provider.url, await origin(), timeout="3s"))
+    asked = [f"{base(running)}/app/"] * 3
+    if waits == "token":
+        asked = [str((await browser.ask((await browser.ask(asked[0])).location)).location)]
+    provider.gate.clear()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(browser.ask(one)) for one in asked]
+        await asyncio.sleep(0.2)
+        assert not any(task.done() for task in tasks)
+        running.clock.advance(3)
+    assert {task.result().status for task in tasks} == {503}
+    assert provider.asked["/.well-known/openid-configuration"] == 1
+    provider.gate.set()
+
+
 # ── who is led to the provider ──
 
 
@@ -192,6 +227,7 @@ async def test_what_is_no_navigation_is_told_401_and_begins_no_login(
     answer = await browser.ask(f"{base(running)}/app/", method, **changes)
     assert answer.status == 401
     assert json.loads(answer.body)["reason"] == "unauthenticated"
+    assert answer.headers["WWW-Authenticate"] == 'Cookie realm="gateway"'
     assert not answer.cookies
     assert not up.requests
     assert not provider.asked

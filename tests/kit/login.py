@@ -157,7 +157,9 @@ class Provider(Issuer):
             return self._authorize(dict(request.query))
         if request.path == "/token" and request.path not in self.answers:
             self.asked["/token"] = self.asked.get("/token", 0) + 1
-            return self._redeem(request, dict(parse_qsl((await request.read()).decode())))
+            form = dict(parse_qsl((await request.read()).decode()))
+            await self.gate.wait()
+            return self._redeem(request, form)
         return await super()._answer(request)
 
     def code(self, asked: dict[str, str], user: str = "") -> str:
