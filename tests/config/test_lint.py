@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import trustme
 from click.testing import CliRunner
 
 from gateway.cli import main
@@ -99,7 +100,7 @@ CASES = [
         "G307",
         f"stores: {{s: 'redis://r.example.com'}}\nrate_limits: {{l: {{rate: 1/s, store: s}}}}\n{LIMITED}",
     ),
-    ("G308", f"listeners: [{{bind: 127.0.0.1:1, tls: {{certificates: f, ciphers: 'HIGH:RC4-SHA:!MD5'}}}}]\n{ROUTE}"),
+    ("G308", f"listeners: [{{bind: 127.0.0.1:1, tls: {{certificates: pem, ciphers: 'HIGH:RC4-SHA:!MD5'}}}}]\n{ROUTE}"),
     ("G401", ROUTE.replace("path: /a", "path: /a, cors: '*'")),
     ("G402", ROUTE.replace("path: /a", "path: /a, cors: ['null']")),
     ("G403", ROUTE.replace("path: /a", "path: /a, cors: [{regex: 'https://a.example'}]")),
@@ -124,6 +125,8 @@ def test_a_rule_finds_what_it_is_for(
 ) -> None:
     (tmp_path / "f").write_text("")
     (tmp_path / "k").write_text("keys: []")
+    certificate = trustme.CA().issue_cert("localhost")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "pem"))
     monkeypatch.setenv("SHORT", "short-secret")
     (finding,) = load_text(text, base=tmp_path).findings()
     rule = next(one for one in RULES if one.code == code)
