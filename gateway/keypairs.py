@@ -6,6 +6,7 @@ checked and what is served are loaded by the same code. `cryptography` is import
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from gateway.certificates import alternative_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from cryptography import x509
 
@@ -100,6 +101,16 @@ def mistakes(settings: model.ListenerTls) -> Iterator[Unusable]:
             _pair(one, demands, index)
         except Unusable as error:
             yield error
+
+
+def certified(listeners: Iterable[model.Listener]) -> Callable[[str], bool]:
+    """Whether a certificate of a listener names a host (lower-case, no port). One that can not be used names none."""
+    pairs: list[Pair] = []
+    for listener in listeners:
+        if listener.tls is not None:
+            with contextlib.suppress(Unusable):
+                pairs += load(listener.tls).pairs
+    return lambda host: any(pair.covers(host) for pair in pairs)
 
 
 def files(settings: model.ListenerTls) -> list[Path]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway import errors, headers, outbound, refusals
+from gateway import errors, headers, keypairs, outbound, refusals
 from gateway.client import Clients
 from gateway.exchange import Exchange, Reply
 from gateway.hops import address
@@ -167,8 +167,9 @@ class Rehearsal:
             if listener.bind.port == port:
                 return listener
         plain = scheme == "http"
+        fitting = [one for one in listeners if (one.tls is None) == plain] or listeners
         return next(
-            (one for one in listeners if (one.redirect_to_https is not None) == plain), listeners[0]
+            (one for one in fitting if (one.redirect_to_https is not None) == plain), fitting[0]
         )
 
     # ── what becomes of it ──
@@ -180,7 +181,8 @@ class Rehearsal:
             return None
         from gateway.middleware.redirect import https_redirect  # noqa: PLC0415 - rarely needed
 
-        return https_redirect(self.config, listener)(exchange)
+        certified = keypairs.certified(self.config.listeners)
+        return https_redirect(self.config, listener, certified)(exchange)
 
     def match(self, exchange: Exchange) -> effective.Route:
         """Route it: fills in route, captures and target as the data path does.

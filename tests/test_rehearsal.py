@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
 from gateway.config import load_text
 from gateway.rehearsal import Outgoing, Rehearsal, target_name, target_prefix
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CONFIG = """
 server: {underscore_headers: drop}
@@ -54,6 +58,28 @@ def test_the_target_is_what_a_client_would_send(url: str, target: str) -> None:
 )
 def test_the_port_else_the_scheme_chooses_the_listener(url: str, listener: str) -> None:
     assert Rehearsal(load_text(CONFIG)).ask("GET", url).listener == listener
+
+
+def test_https_leads_to_the_listener_with_tls_and_http_to_hosts_of_its_certificates(
+    tmp_path: Path,
+) -> None:
+    pem = trustme.CA().issue_cert("a.test", "*.b.test").private_key_and_cert_chain_pem
+    pem.write_to_path(tmp_path / "both.pem")
+    config = load_text(
+        "listeners:\n"
+        "  - {bind: '0.0.0.0:80', name: plain, redirect_to_https: on}\n"
+        "  - {bind: '127.0.0.1:81', name: inside}\n"
+        "  - {bind: '0.0.0.0:443', name: web, tls: both.pem}\n"
+        "routes: [{path: /*, to: 'http://h'}]\n",
+        base=tmp_path,
+    )
+    assert not config.warnings
+    rehearsal = Rehearsal(config)
+    assert rehearsal.ask("GET", "https://a.test/").listener == "web"
+    assert rehearsal.ask("GET", "https://a.test:8443/").listener == "web"
+    for host, status in (("a.test", 308), ("x.b.test", 308), ("b.test", None), ("c.test", None)):
+        reply = rehearsal.redirected(rehearsal.ask("GET", f"http://{host}/"))
+        assert (reply and reply.status) == status
 
 
 def test_a_host_header_beats_the_url_as_it_would_on_the_wire() -> None:

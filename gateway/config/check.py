@@ -138,9 +138,13 @@ def _admin(
 def _redirects_somewhere(config: effective.Config, entries: list[Entry], context: Context) -> None:
     if any(route.match.host for route in config.routes):
         return
+    if any(listener.tls is not None for listener in config.listeners):
+        return  # its certificates name some
     for entry in entries:
         if entry.values.redirect_to_https is not None:
-            message = "no route names a host, so there is none to redirect to https"
+            message = (
+                "no route and no certificate names a host, so there is none to redirect to https"
+            )
             context.warn(entry.raw, entry.path, ("redirect_to_https",), message)
 
 
