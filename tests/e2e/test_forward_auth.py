@@ -81,6 +81,28 @@ async def test_the_listed_fields_of_its_answer_go_on_and_no_others(
     assert up.only.get("cookie") == b"a=1"  # which of them is one, only the service knows
 
 
+async def test_it_may_give_the_upstream_a_credential_in_place_of_the_clients(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    service, up = await origin(reply(b"", b"Authorization: Bearer inside")), await origin()
+    client = await raw(await gateway(configuration(service, up, copy=["Authorization"])))
+    assert (await client.ask(get(b"/app/", b"Authorization: Bearer outside"))).status == 200
+    assert service.only.get("authorization") == b"Bearer outside"
+    assert up.only.all("authorization") == [b"Bearer inside"]
+
+
+async def test_where_credentials_are_forwarded_the_upstream_gets_them_too(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    service, up = await origin(YES), await origin()
+    config = configuration(service, up)
+    config["routes"][0]["forward_credentials"] = True
+    client = await raw(await gateway(config))
+    await client.ask(get(b"/app/", b"Authorization: Bearer t", b"X-User: root"))
+    assert up.only.get("authorization") == b"Bearer t"
+    assert up.only.all("x-user") == [b"ann"]
+
+
 async def test_what_it_says_is_who_that_is(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
 ) -> None:
