@@ -53,6 +53,7 @@ _OF_THE_PROTOCOL = frozenset(
 """Claims that say nothing of the user: a cookie has little room."""
 _PLAIN = re.compile(r"/(?:[!-.0-\[\]-~][!-~]*)?")
 """A path that a browser can not take for a host: neither `//` nor `/\\` begins it (URL Standard section 4.4)."""
+_CLAIM = re.compile(r"\{claim\.([a-z_.0-9-]+)")
 _WORD = re.compile(r"[a-z_]{1,64}")
 _KEPT = "!#$%&'()*+,/:;=?@[]~"
 _PAGE = (
@@ -91,6 +92,7 @@ class Oidc:
             max_age=session.max_age,
             same_site=session.same_site,
         )
+        self._wanted = None if session.claims is None else _wanted(session.claims, settings)
         self._states = Seal(tools.secrets, tools.clock, "state", *whose)
         self._logins = Seal(tools.secrets, tools.clock, "login", *whose)
         self._slots = tuple(Cookie(f"{session.cookie}_login_{n}") for n in range(AT_ONCE))
@@ -265,13 +267,19 @@ class Oidc:
         return await self._provider.verified(tokens, login["n"])
 
     def _session_line(self, claims: Mapping[str, Any], *, secure: bool) -> bytes:
-        kept = {name: held for name, held in claims.items() if name not in _OF_THE_PROTOCOL}
         try:
-            return self._sessions.line(kept, secure=secure)
+            return self._sessions.line(self._kept(claims), secure=secure)
         except TooLarge as error:
             raise errors.AuthUnavailable(
                 f"no session for what the provider says of this user: {error}"
             ) from None
+
+    def _kept(self, claims: Mapping[str, Any]) -> dict[str, Any]:
+        """What a session holds of them."""
+        wanted = self._wanted
+        if wanted is None:
+            return {name: held for name, held in claims.items() if name not in _OF_THE_PROTOCOL}
+        return {name: held for name, held in claims.items() if name in wanted}
 
     # ── logging out ──
 
@@ -324,6 +332,14 @@ def back_to(target: str) -> str:
     if len(target) > LONGEST_PATH or not _PLAIN.fullmatch(target):
         return "/"
     return target
+
+
+def _wanted(listed: tuple[str, ...], settings: model.Oidc) -> frozenset[str]:
+    """Names of claims that a session keeps where `session.claims` says which: those that the policy's texts need, too."""
+    texts = (settings.consumer, settings.groups, *settings.forward.values())
+    named = [name for text in texts for name in _CLAIM.findall(text or "")]
+    names = {"sub", *listed, *named}
+    return frozenset(names | {name.partition(".")[0] for name in named})
 
 
 def _single(query: str, name: str) -> str:

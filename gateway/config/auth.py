@@ -296,6 +296,10 @@ class Session(Model):
     cookie: CookieName = Field("gw_session", description="its name")
     max_age: Period = Field(8 * 3600.0, description="then the login begins anew")
     same_site: Literal["lax", "strict"] = Field("lax", description="its SameSite")
+    claims: tuple[str, ...] | None = Field(
+        None,
+        description="that it keeps, beside sub and what the policy's own texts name; built in: all",
+    )
 
 
 class Oidc(Method):

@@ -486,3 +486,33 @@ async def test_sessions_outlive_a_reload_and_a_new_secret_while_the_old_one_stan
             assert (await browser.go(begun.location)).status == 200
             begun = None  # type: ignore[assignment]
         assert (await browser.ask(app)).status == status
+
+
+async def test_a_session_keeps_the_claims_that_are_listed_and_those_that_the_policy_needs(
+    origin: MakeOrigin, gateway: MakeGateway, browser: Browser, provider: Provider
+) -> None:
+    up = await origin()
+    config = configuration(
+        provider.url,
+        up,
+        session={"cookie": "gw", "claims": ["tenant"]},
+        groups="{claim.realm.roles}",
+    )
+    set_ = {
+        "X-Tenant": "{claim.tenant}",
+        "X-Phone": "{claim.phone}",
+        "X-Roles": "{claim.realm.roles}",
+    }
+    config["routes"][0] |= {"headers": {"request": {"set": set_}}, "allow": {"groups": ["dev"]}}
+    running = await gateway(config)
+    provider.about |= {
+        "tenant": "t1",
+        "phone": "123",
+        "realm": {"roles": ["ops", "dev"]},
+        "groups": [f"group-{number:03}" for number in range(400)],
+    }
+    assert (await browser.go(f"{base(running)}/app/")).status == 200
+    sent = up.only
+    assert (sent.get("x-user"), sent.get("x-mail")) == (b"ann", b"ann@example.com")
+    assert (sent.get("x-tenant"), sent.get("x-roles")) == (b"t1", b"ops,dev")
+    assert sent.get("x-phone") is None
