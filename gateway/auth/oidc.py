@@ -271,7 +271,7 @@ class Oidc:
             return self._sessions.line(self._kept(claims), secure=secure)
         except TooLarge as error:
             raise errors.AuthUnavailable(
-                f"no session for what the provider says of this user: {error}"
+                f"{error}: list in session.claims of the policy {self.name} those that are read"
             ) from None
 
     def _kept(self, claims: Mapping[str, Any]) -> dict[str, Any]:
