@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gateway import errors
+from gateway.upstream.fairness import line_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -93,7 +94,7 @@ class Queued(Begun):
     It is what `Connections.waiting` holds: `done` and `set_result` are those of a future.
     """
 
-    __slots__ = ("_arrived", "_began", "_connections", "_error", "_room", "_waits", "due")
+    __slots__ = ("_arrived", "_began", "_connections", "_error", "_room", "_waits", "due", "who")
 
     def __init__(
         self,
@@ -110,6 +111,7 @@ class Queued(Begun):
         self._room = False
         """There is room for one more connection: it is counted, and has to be made."""
         self._waits = True
+        self.who = line_of(exchange)
         wait, self._began = forward.pool_wait, forward.clock.now()
         self.due = math.inf if wait is None else self._began + wait
         forward.clock.watched.add(self)
@@ -162,7 +164,7 @@ class Queued(Begun):
     def leave(self) -> None:
         """Nobody is going to await it."""
         if self._waits:
-            self._connections.waiting.remove(self)
+            self._connections.waiting.discard(self)
             self._stop()
         self._give_room_back()
 
@@ -181,7 +183,7 @@ class Queued(Begun):
 
     def _quit(self, error: errors.GatewayError) -> None:
         self._error = error
-        self._connections.waiting.remove(self)
+        self._connections.waiting.discard(self)
         self._stop()
         self._tell()
 

@@ -21,6 +21,7 @@ from gateway.routing.rewrite import compile_host, compile_rewrite
 from gateway.upgrade import Upgrades
 from gateway.uploads import Uploads
 from gateway.upstream import retry
+from gateway.upstream.fairness import line_of
 from gateway.upstream.split import Split
 from gateway.withheld import Withheld
 
@@ -291,7 +292,7 @@ class Forward:
         connections = target.connections
         wire = connections.take(self._repeatable, exchange) if fresh is None else None
         if wire is None:
-            wire = await connections.make(self._connect, self.pool_wait)
+            wire = await connections.make(self._connect, self.pool_wait, line_of(exchange))
         self.attempt.write(exchange, wire, target, request)
         return await self.attempt.head(exchange, wire, upstream)
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway import errors
+from gateway.upstream.fairness import Lines
 from gateway.upstream.patience import Patience
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class Connections:
         self.open = 0
         """Leased, resting and being made."""
         self.resting: list[Wire] = []
-        self.waiting: deque[Turn] = deque()
+        self.waiting: Lines[Turn] = Lines()
+        """Those whose turn comes one consumer after the other, however many each of them has waiting."""
         self.closed = False
 
     @property
@@ -70,13 +71,15 @@ class Connections:
             wire.end()
         return None
 
-    async def make(self, connect: float | None, wait: float | None) -> Wire:
+    async def make(self, connect: float | None, wait: float | None, who: str = "") -> Wire:
         """A new connection, or one that another request gives back while this one waits for its turn.
 
-        `connect` and `wait` are seconds (None: no limit). Raises errors.PoolTimeout, and what `Dialer.dial` raises.
+        `connect` and `wait` are seconds (None: no limit); `who`: with whom it shares its turns.
+
+        Raises errors.PoolTimeout, and what `Dialer.dial` raises.
         """
         while self.open >= self.limit:
-            handed = await self._turn(wait)
+            handed = await self._turn(wait, who)
             if handed is None:
                 break
             if handed.reusable() and not handed.received:
@@ -109,9 +112,9 @@ class Connections:
         wire.used += 1
         wire.dialled = 0.0
         wire.received = False
-        while self.waiting:
-            turn = self.waiting.popleft()
-            if not turn.done():
+        if self.waiting:
+            turn = self.waiting.take(_waits)
+            if turn is not None:
                 turn.set_result(wire)
                 self._counts.reused += 1
                 return
@@ -141,10 +144,11 @@ class Connections:
         for wire in [*self.resting]:
             wire.end()
 
-    async def _turn(self, wait: float | None) -> Wire | None:
+    async def _turn(self, wait: float | None, who: str) -> Wire | None:
         """Wait until a connection is given back, or until there is room for another: None, and it is counted already."""
         turn: asyncio.Future[Wire | None] = asyncio.get_running_loop().create_future()
-        self.waiting.append(turn)
+        waits = _Waits(turn, who)
+        self.waiting.append(waits)
         began = self._clock.now()
         timer = None if wait is None else self._clock.call_later(wait, _give_up, turn, wait)
         try:
@@ -162,8 +166,7 @@ class Connections:
             self.waited(began)
             if timer is not None:
                 timer.cancel()
-            if turn in self.waiting:
-                self.waiting.remove(turn)
+            self.waiting.discard(waits)
 
     def _lost(self, wire: Wire | None) -> None:
         self.open -= 1
@@ -195,19 +198,35 @@ class Connections:
 
     def _wake(self) -> None:
         while self.waiting and self.open < self.limit:
-            turn = self.waiting.popleft()
-            if not turn.done():
-                # Counted here: another could take the room before the one that waits is running.
-                self.open += 1
-                turn.set_result(None)
+            turn = self.waiting.take(_waits)
+            if turn is None:
+                return
+            # Counted here: another could take the room before the one that waits is running.
+            self.open += 1
+            turn.set_result(None)
 
 
 class Turn(Protocol):
     """Who waits for a connection: a future, or something that behaves as one."""
 
+    @property
+    def who(self) -> str:
+        """In whose line it stands."""
+
     def done(self) -> bool: ...
 
     def set_result(self, result: Wire | None) -> None: ...
+
+
+class _Waits:
+    """A future in somebody's line."""
+
+    __slots__ = ("done", "set_result", "who")
+
+    def __init__(self, future: asyncio.Future[Wire | None], who: str) -> None:
+        self.done = future.done
+        self.set_result = future.set_result
+        self.who = who
 
 
 class Counts(Protocol):
@@ -217,6 +236,10 @@ class Counts(Protocol):
     reused: int
 
     def waited(self, seconds: float) -> None: ...
+
+
+def _waits(turn: Turn) -> bool:
+    return not turn.done()
 
 
 def _give_up(turn: asyncio.Future[Wire | None], wait: float) -> None:

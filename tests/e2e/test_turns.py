@@ -192,3 +192,26 @@ async def test_a_gateway_that_ends_tells_who_waits(
         assert b"shutting_down" in (answer.get("proxy-status") or b"")
     await drain
     assert [request.target for request in up.requests] == [b"/0"]
+
+
+async def test_the_many_of_one_client_do_not_keep_out_the_few_of_another(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    case = Case()
+    up = await origin(case.script)
+    running = await gateway(up, upstream=ONE, server={"trusted_proxies": ["127.0.0.1"]})
+    clients = [await raw(running) for _ in range(7)]
+    addresses = (b"10.0.0.1",) * 5 + (b"10.0.0.2",) * 2
+    for number, (client, address) in enumerate(zip(clients, addresses, strict=True)):
+        told = b"X-Forwarded-For: " + address + b"\r\n\r\n"
+        await client.send(get(b"/%d" % number).removesuffix(b"\r\n") + told)
+        if number == 0:
+            await up.wait_for_request()
+        else:
+            await waiting(running, number)
+    case.go(7)
+    for client in clients:
+        assert (await client.response()).status == 200
+    order = [request.target for request in up.requests]
+    assert order == [b"/0", b"/1", b"/5", b"/2", b"/6", b"/3", b"/4"]
+    await running.at_rest()
