@@ -39,7 +39,6 @@ log = logging.getLogger("gateway.door")
 
 LINGER = 1.0
 """Seconds in which a client that was refused may read why before the connection is closed under what it still sends."""
-_PLAIN_HTTP = "this port speaks https: a plain HTTP request came to it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,7 @@ class Door(Protocol):
         self._data = b""
         if data[:1].isalpha() and data[:1].isupper():
             self._fail("plain_http", "")
-            self._let_in(raw, data, errors.BadRequest(_PLAIN_HTTP))
+            self._let_in(raw, data, errors.PlainHttp())
             return
         connection = Encrypted(tls.context, raw, agreed=self._agreed, failed=self._refused)
         raw.set_protocol(connection)

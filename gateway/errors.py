@@ -53,6 +53,12 @@ class BadRequest(ClientError):
     reason, status, title = "bad_request", 400, "Bad request"
 
 
+class PlainHttp(BadRequest):
+    """Plain HTTP on a listener with TLS."""
+
+    title = "This port speaks HTTPS, and a plain HTTP request came to it"
+
+
 class UpgradeRequired(BadRequest):
     """A WebSocket handshake in a version that nobody speaks (RFC 6455 section 4.2.2)."""
 

@@ -269,7 +269,9 @@ async def test_a_port_of_https_tells_who_speaks_http_to_it(
     running = await gateway(up, listeners=[listener(secure.issue(tmp_path, "a.test"))])
     client = await raw(running)
     await client.send(get() + get())
-    problem(await client.response(), "bad_request", 400)
+    answer = await client.response()
+    problem(answer, "bad_request", 400)
+    assert b"This port speaks HTTPS" in answer.body
     assert await client.closed() == "fin"
     assert up.requests == []
     assert running.metric("gateway_connections_refused_total", reason="plain_http") == 1
