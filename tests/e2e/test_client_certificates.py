@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+from aiohttp import web
 
+import gateway as package
 from tests.e2e.conformance.conftest import get
 from tests.kit import secure
 from tests.kit.programs import need
@@ -227,3 +229,28 @@ async def test_curl_shows_its_certificate(
     code, _, why = await curl()
     assert code
     assert b"alert" in why
+
+
+async def test_somebody_elses_server_may_end_tls_and_ask_for_certificates(
+    origin: MakeOrigin, tmp_path: Path
+) -> None:
+    up = await origin()
+    told = {"X-Tls": "{scheme} {tls.version} {tls.san_dns}"}
+    route = {"path": "/*", "to": up.url, "headers": {"request": {"set": told}}}
+    runner = package.runner({"routes": [route], "observability": {"access_log": "off"}})
+    own = secure.issue(tmp_path, "a.test")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(own["cert"], own["key"])
+    PARTNERS.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        address = f"127.0.0.1:{runner.addresses[0][1]}"
+        client = await secure.connect(address, secure.trusting(own=partner(tmp_path)))
+        assert (await client.ask(get(b"/", b"Client-Cert: :Zm9yZ2Vk:"))).status == 200
+        client.close()
+    finally:
+        await runner.cleanup()
+    assert up.only.get("x-tls") == b"https TLSv1.3 billing.partner.test"
+    assert up.only.get("client-cert") is None
