@@ -39,6 +39,15 @@ _RATE_GRACE = 5.0
 """Seconds of waiting for a client before its rate is judged: the first segments of any upload are slow."""
 
 
+def chunk(data: bytes) -> bytes:
+    """`data` as one chunk of a body (RFC 9112 section 7.1).
+
+    In one piece, never by `writelines`: with it, asyncio before 3.12.9 and 3.13.2 says to nobody that the peer does not read
+    (CVE-2024-12254), and would hold all that comes.
+    """
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 class BodyTimeout(errors.ClientTimeout, TimeoutError):
     """The client stopped sending, or sends too slowly. A TimeoutError only since aiohttp logs any other as its own bug."""
 
@@ -180,7 +189,7 @@ class Upload:
             if wire.transport is None:
                 return
             if self.chunked:
-                wire.transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+                wire.transport.write(chunk(data))
             else:
                 wire.transport.write(data)
             if wire.writing_paused:
@@ -418,7 +427,7 @@ async def stream(
             raise errors.ClientClosed
         exchange.bytes_out += len(data)
         if chunked:
-            transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+            transport.write(chunk(data))
         else:
             transport.write(data)
         if client.writing_paused:

@@ -45,9 +45,6 @@ class Transport:
     def write(self, data: bytes) -> None:
         self.sent.append(data)
 
-    def writelines(self, pieces: tuple[bytes, ...]) -> None:
-        self.sent.append(b"".join(pieces))
-
     def abort(self) -> None:
         self.aborted = True
 
@@ -373,7 +370,7 @@ async def test_an_upstream_that_is_gone_ends_the_upload() -> None:
     def lose(_: object) -> None:
         raise ConnectionResetError("lost")
 
-    reset.wire.transport.writelines = lose  # type: ignore[union-attr,method-assign]
+    reset.wire.transport.write = lose  # type: ignore[union-attr,method-assign]
     reset.start()
     await reset.feed(b"x")
     await reset.done()

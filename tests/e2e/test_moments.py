@@ -67,9 +67,8 @@ async def test_an_answer_that_comes_while_its_request_is_handed_to_a_task_is_sen
         await asyncio.sleep(0)
     wire.data_received(OK)
     assert (await client.response()).status == 200
-    assert (
-        await client.rest() == b""
-    )  # aiohttp's task takes nothing more of a connection that is to close
+    assert (await client.response()).status == 431
+    assert await client.rest() == b""
     assert len(up.requests) == 2
     await at_rest(running)
 
