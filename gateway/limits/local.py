@@ -94,13 +94,14 @@ class LocalStore:
 
     def take(self, asked: Sequence[Asked]) -> list[Taken]:
         """See LimitStore."""
-        if len(asked) == 1:  # mostly: half the price of the loops below
-            return [self._alone(asked[0])]
+        if len(asked) == 1:
+            name, algorithm, key, cost, _ = asked[0]
+            return [self.take_one(name, algorithm, key, cost)]
         taken: list[Taken] = []
         found: list[tuple[Table, State, float]] = []
         passes = True
         for name, algorithm, key, cost, binding in asked:
-            table = self._tables.get(name) or self._open(name)
+            table = self._open(name)
             now = self._wall() if algorithm.calendar else self._now()
             state = table.states.get(key)
             one = algorithm.take(state, now, cost)
@@ -114,21 +115,27 @@ class LocalStore:
                     table.keep(question[2], state, one[0], question[1], now)
         return taken
 
-    def _alone(self, asked: Asked) -> Taken:
-        name, algorithm, key, cost, _ = asked
-        table = self._tables.get(name) or self._open(name)
+    def take_one(self, name: str, algorithm: Algorithm, key: str, cost: float) -> Taken:
+        """See LimitStore."""
+        table = self._tables.get(name)
+        if table is None:
+            table = self._open(name)
         now = self._wall() if algorithm.calendar else self._now()
-        state = table.states.get(key)
+        states = table.states
+        state = states.get(key)
         taken = algorithm.take(state, now, cost)
         if not taken[1]:
             if state is not None:
-                table.states[key] = taken[0]
+                states[key] = taken[0]
             else:
                 table.enter(key, taken[0], algorithm, now)
         return taken
 
     def _open(self, name: str) -> Table:
-        return self._tables.setdefault(name, Table(self._most))
+        table = self._tables.get(name)
+        if table is None:
+            table = self._tables[name] = Table(self._most)
+        return table
 
     def give_back(self, asked: Sequence[Asked]) -> None:
         """See LimitStore."""

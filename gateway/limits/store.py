@@ -33,6 +33,9 @@ class LimitStore(Protocol):
     def take(self, asked: Sequence[Asked]) -> list[Taken]:
         """The decisions, in the order asked; counted if all binding ones pass."""
 
+    def take_one(self, name: str, algorithm: Algorithm, key: str, cost: float) -> Taken:
+        """The same for one question, binding or not: at half the price, and mostly there is one."""
+
     def give_back(self, asked: Sequence[Asked]) -> None:
         """Undo a `take` of a moment ago that has passed: what followed was denied elsewhere."""
 

@@ -42,7 +42,7 @@ class _Round:
     __slots__ = ("answer", "asked", "challenges", "detail", "error")
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.asked = 1
         """How many policies have been asked."""
         self.error: errors.GatewayError | None = None
         """Why the client is not known: what is nobody's fault but ours comes first."""
@@ -71,10 +71,29 @@ class Door:
         self._meters = [build.metrics.entrance.policy(policy.name) for policy in policies]
         self._inviting = [policy for policy in policies if isinstance(policy, Inviting)]
         self._forward = forward
+        self._first, self._meter = policies[0].authenticate, self._meters[0]
 
     def __call__(self, exchange: Exchange) -> Awaitable[Reply]:
         """Raises errors.GatewayError: nobody is known. So does what is returned, when it is awaited."""
-        so_far = _Round()
+        so_far = None
+        try:
+            verdict = self._first(exchange)
+        except errors.GatewayError as error:
+            so_far, verdict = _Round(), None
+            self._note(so_far, error)
+        if verdict.__class__ is Identity:  # mostly
+            self._meter.ok += 1
+            exchange.identity = verdict
+            if verdict.once:
+                exchange.extra += verdict.once
+            return self._forward(exchange)
+        so_far = so_far or _Round()
+        if verdict is not None:
+            return self._wait(exchange, so_far, verdict)
+        return self._go_on(exchange, so_far)
+
+    def _go_on(self, exchange: Exchange, so_far: _Round) -> Awaitable[Reply]:
+        """The first policy does not know the client: ask the others."""
         while so_far.asked < self._count:
             verdict = self._ask(exchange, so_far)
             if verdict.__class__ is Identity:
