@@ -11,6 +11,8 @@ import functools
 import math
 from typing import TYPE_CHECKING
 
+from aiohttp.streams import EMPTY_PAYLOAD
+
 from gateway import errors, headers, relay, tasks
 from gateway.exchange import Exchange, Reply
 from gateway.middleware import answer_edits
@@ -137,7 +139,7 @@ class Attempt:
         seconds = now - exchange.sent_at
         target = exchange.target_in_use
         assert target is not None
-        target.meter.by_class[min(status // 100, 5)] += 1
+        target.meter.by_class[status // 100 if status < 600 else 5] += 1
         upstream.meter.head(seconds, status)
         target.succeeded(status, seconds)
         permit = exchange.permit
@@ -176,6 +178,19 @@ class Attempt:
         lines = [*head.lines]
         if not head.dated:
             lines.append(self._clock.date_line)
+        if (
+            payload is not EMPTY_PAYLOAD
+            and payload._eof
+            and head.length is not None
+            and not bodiless
+            and exchange.tap is None
+            and payload._exception is None
+            and not wire._reading_paused
+        ):
+            reply = Reply(status, lines, relay.Whole(payload, head.length, self._idle), head.start)
+            if self._response_edits is not None:
+                self._response_edits.add(exchange, reply)
+            return reply
         empty = bodiless or status == 204
         idle = self._idle
         if (

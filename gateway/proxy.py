@@ -177,10 +177,7 @@ class Proxy:
             return _failed(exchange, fault)
         except Exception as error:  # noqa: BLE001 - every failure is answered
             return _failed(exchange, error)
-        if (
-            reply.status in exchange.route.pages.intercepts
-            and reply.body.__class__ is relay.Download
-        ):
+        if reply.status in exchange.route.pages.intercepts and reply.start:  # it is the upstream's
             release(exchange, whole=False)
             reply = exchange.route.pages.intercepted(reply, exchange)
             if exchange.route.edits is not None:
@@ -193,9 +190,13 @@ class Proxy:
         if transport is None:
             _note(exchange, errors.ClientClosed())
             return END
-        body = reply.body
+        body: Any = reply.body
         framing, data = b"\r\n", b""
-        if body.__class__ is relay.Download:
+        if body.__class__ is relay.Whole:
+            framing, data = b"Content-Length: %b\r\n\r\n" % body.length, body.data
+            release(exchange)
+            exchange.bytes_out = len(data)
+        elif body.__class__ is relay.Download:
             if body.empty:
                 release(exchange)
             else:
@@ -263,10 +264,9 @@ class Proxy:
 
     async def _drained(self, exchange: Exchange, reply: Reply) -> None:
         """Wait for a client that reads more slowly than it is answered."""
-        body = reply.body
         idle = exchange.snapshot.config.server.limits.body_idle or math.inf
-        if body.__class__ is relay.Download:
-            idle = body.idle
+        if reply.start:  # the upstream's
+            idle = reply.body.idle  # type: ignore[union-attr]
         try:
             await relay.Stall(exchange, exchange.incoming.protocol, self.clock, idle).drained()
         except errors.GatewayError as error:
@@ -315,7 +315,7 @@ class Proxy:
     def _head(self, exchange: Exchange, reply: Reply) -> list[bytes]:
         """Status line and fields but framing; the exchange has an answer from now on."""
         incoming = exchange.incoming
-        forwarded = reply.body.__class__ is relay.Download
+        forwarded = reply.start != b""
         exchange.status = reply.status
         exchange.source = "upstream" if forwarded else "gateway"
         if self.draining or not incoming.payload.is_eof():
