@@ -82,8 +82,9 @@ class _StandardWebhooks:
         moment = _one(exchange, self._timestamp) or ""
         versions = [word.partition(",") for word in written.split(" ") if word]
         offered = [_base64(value) for version, _, value in versions if version == "v1"]
-        before = f"{message}.{moment}.".encode()
-        return Proof(_digests(offered), lambda body: (before, body), _seconds(moment))
+        at = _seconds(moment)  # first: what is no number may be no UTF-8 either
+        before = f"{message}.{moment}.".encode("ascii")
+        return Proof(_digests(offered), lambda body: (before, body), at)
 
 
 class _GitHub:
@@ -100,8 +101,9 @@ class _Stripe:
 
     def read(self, exchange: Exchange, written: str) -> Proof:  # noqa: ARG002 - as every scheme
         moment, offered, _ = _listed(written)
-        before = f"{moment}.".encode()
-        return Proof(_digests(offered), lambda body: (before, body), _seconds(moment))
+        at = _seconds(moment)
+        before = f"{moment}.".encode("ascii")
+        return Proof(_digests(offered), lambda body: (before, body), at)
 
 
 class _Request:

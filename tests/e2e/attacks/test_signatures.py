@@ -91,6 +91,7 @@ async def test_a_time_that_is_not_now(
         "NaN",
         "",
         "{}" * 40,
+        "\udcff{}",
     ],
 )
 async def test_a_time_that_is_spelt_otherwise_than_it_was_signed(
@@ -101,7 +102,7 @@ async def test_a_time_that_is_spelt_otherwise_than_it_was_signed(
     client = await raw(running)
     now = str(int(running.clock.wall()))
     sent = [
-        line.replace(now.encode(), spelt.replace("{}", now).encode())
+        line.replace(now.encode(), spelt.replace("{}", now).encode("utf-8", "surrogateescape"))
         for line in fields(scheme, running)
     ]
     status = (await client.ask(post(*sent, body=BODY))).status
