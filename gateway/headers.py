@@ -69,6 +69,7 @@ PROTECTED = frozenset(
 
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 CONTROLS = bytes([*range(9), *range(10, 32), 127])
+_QUOTED = re.compile(r"(?:\bb|Bad status line )['\"]")
 _REMEMBERED = 2_000
 """Names that one table remembers: a client that invents names must not grow memory."""
 
@@ -158,3 +159,10 @@ def content_length(value: bytes) -> int | None:
     if value.isdigit() and len(value) <= 18:
         return int(value)
     return None
+
+
+def unquoted(error: BaseException) -> str:
+    """What a parser says of a head or a body, less the bytes that it quotes: what is logged must hold no credential."""
+    said = str(getattr(error, "message", "") or error)
+    found = _QUOTED.search(said)
+    return " ".join((said if found is None else said[: found.start()]).split()).rstrip(": ")

@@ -13,6 +13,7 @@ from aiohttp.http_parser import HttpRequestParser
 from aiohttp.web_protocol import MAX_MSG_QUEUE_SIZE, RequestPayloadError
 
 from gateway import errors
+from gateway.headers import unquoted
 
 if TYPE_CHECKING:
     import asyncio
@@ -83,7 +84,9 @@ def named(error: BaseException) -> errors.GatewayError:
         return errors.NotImplementedByGateway("the method is unknown")
     if "Too many headers" in str(error):
         return errors.HeadTooLarge()
-    return errors.BadRequest(str(error))
+    if isinstance(error, http_exceptions.InvalidURLError):  # whose text is the URL
+        return errors.BadRequest("the request target is not a valid URL")
+    return errors.BadRequest(unquoted(error))
 
 
 def _token_then_space(error: http_exceptions.BadHttpMethod) -> bool:

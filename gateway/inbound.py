@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.snapshot import Snapshot
 
 _ABSOLUTE = re.compile(r"https?://([^/?#@\\]+)(.*)", re.IGNORECASE | re.DOTALL)
+_USER = re.compile(r"//[^/]*@")
 _valid_hosts: set[str] = set()
 """Host values that were looked at and found valid; bounded."""
 _REMEMBERED = 5_000
@@ -190,8 +191,12 @@ def remember(exchange: Exchange) -> None:
         client.known = exchange.known = Known(exchange, client)
 
 
-def name_host(exchange: Exchange) -> None:
-    """The host of a head that was refused before its host was looked at, for the log."""
+def name_place(exchange: Exchange) -> None:
+    """Host, path and query of a head that was refused before they were told apart, for the log, which masks the query."""
+    if "?" in exchange.path:
+        exchange.path, _, exchange.query = exchange.path.partition("?")
+    if "@" in exchange.path and exchange.path[:1] != "/":
+        exchange.path = _USER.sub("//", exchange.path, count=1)
     host = exchange.headers.get("Host", "")
     if not exchange.authority and refusals.is_host(host):
         exchange.authority = host

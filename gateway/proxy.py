@@ -378,7 +378,7 @@ def _refused(exchange: Exchange, error: Exception) -> None:
         # Whoever speaks broken HTTP is not trusted with where the next request begins.
         exchange.close = True
     if not exchange.client_ip:
-        inbound.name_host(exchange)
+        inbound.name_place(exchange)
         with contextlib.suppress(Exception):
             exchange.snapshot.clients.identify(exchange)
             exchange.snapshot.clients.number(exchange)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import aiohttp
 from yarl import URL
 
+from gateway.headers import unquoted
 from gateway.upstream.pool import open_session
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def words(error: Exception) -> str:
     if isinstance(error, ssl.SSLError | aiohttp.ClientSSLError):
         return f"TLS: {_short(getattr(cause, 'verify_message', None) or cause)}"
     if isinstance(error, aiohttp.ClientResponseError):
-        return f"no valid answer: {_short(error.message)}"
+        return f"no valid answer: {_short(unquoted(error))}"
     return _short(getattr(cause, "strerror", None) or str(cause) or repr(cause))
 
 

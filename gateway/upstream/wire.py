@@ -24,7 +24,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from yarl import URL
 
 from gateway import errors
-from gateway.headers import CONTROLS, PROTECTED, RESPONSE, TOKEN, content_length
+from gateway.headers import CONTROLS, PROTECTED, RESPONSE, TOKEN, content_length, unquoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,9 +151,9 @@ class Wire(ResponseHandler):
                 if isinstance(
                     error.__cause__, http_exceptions.LineTooLong
                 ) or "Too many headers" in str(error):
-                    return errors.ResponseTooLarge(str(error))
-                return errors.UpstreamBadResponse(str(error))
-            return errors.UpstreamReset(str(error))
+                    return errors.ResponseTooLarge(unquoted(error))
+                return errors.UpstreamBadResponse(unquoted(error))
+            return errors.UpstreamReset(unquoted(error))
         if self.used and not self.received:
             return errors.UpstreamIdleClosed(repr(error))
         return errors.UpstreamReset(repr(error))
