@@ -144,6 +144,7 @@ async def test_many_first_requests_wait_for_one_fetch(guarded: Guarded) -> None:
 
 async def test_keys_rotate_while_requests_come(guarded: Guarded) -> None:
     await guarded.start(refresh="60s")
+    await guarded.accepted(guarded.issuer.sign())  # else the connection is too long without a head
     for number in range(5):
         guarded.issuer.rotate(f"key-{number}", keep=True)
         guarded.clock.advance(COOL_DOWN + 1)
