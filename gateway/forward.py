@@ -23,7 +23,7 @@ from gateway.uploads import Uploads
 from gateway.upstream import retry
 from gateway.upstream.fairness import line_of
 from gateway.upstream.split import Split
-from gateway.withheld import Withheld
+from gateway.withheld import Withheld, told
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -79,7 +79,9 @@ class Forward:
         self._upgrades = Upgrades(route, build)
         self.attempt = Attempt(route, build, clients, self._upgrades)
         self._withheld = withheld = Withheld(route, build.authenticators)
-        own = self.attempt.own_fields | withheld.fields
+        edited = self.attempt.own_fields
+        own = edited | withheld.fields
+        self._not_told = edited & withheld.fields
         self._tables = tuple(
             headers.FieldTable(
                 withheld.special,
@@ -357,7 +359,7 @@ class Forward:
             host = upstream.fixed_host
         fields = self._fields(exchange) + self._clients.numbers(exchange)
         if exchange.identity is not None:
-            fields += exchange.identity.lines
+            fields += told(exchange.identity, self._not_told)
         return Outbound(exchange.method, target, host, fields)
 
     def _fields(self, exchange: Exchange) -> bytes:

@@ -23,7 +23,7 @@ from gateway.hops import address
 from gateway.routing.rewrite import compile_host, compile_rewrite
 from gateway.routing.router import Router
 from gateway.routing.template import percent_encode
-from gateway.withheld import Withheld
+from gateway.withheld import Withheld, told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -217,7 +217,8 @@ class Rehearsal:
         authenticators = self.entering.authenticators if self.config.auth else {}
         withheld = Withheld(route, authenticators)
         gone = self._clients.dropped(exchange.peer_trusted) | withheld.fields
-        gone |= edits.dropped if edits else frozenset()
+        edited = edits.dropped if edits else frozenset()
+        gone |= edited
         table = headers.FieldTable(
             withheld.special, gone, self.config.server.underscore_headers, withheld.cookies
         )
@@ -228,7 +229,7 @@ class Rehearsal:
         prefix = (policies.rewrite.strip_prefix or "").encode()
         lines += self._clients.forwarding(exchange, prefix)
         if exchange.identity is not None:
-            lines += exchange.identity.lines
+            lines += told(exchange.identity, edited)
         if edits is not None:
             lines += edits.lines(exchange)
         host = compile_host(route)

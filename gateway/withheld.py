@@ -2,7 +2,8 @@
 
 Rules of this file: decided at load, by name. Unless the route says `forward_credentials: true`, an upstream sees neither a
 key nor a token nor a session's cookie; and whatever it says, no client writes a field that some policy's identities write,
-on any route: the upstream behind a public one must not be told who somebody is by a stranger.
+on any route: the upstream behind a public one must not be told who somebody is by a stranger. A field stands in a request
+once: what a route sets or removes itself, an identity does not write.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from gateway.auth import Authenticator
     from gateway.config import effective
+    from gateway.identity import Identity
 
 
 class Withheld:
@@ -27,7 +29,9 @@ class Withheld:
         if not route.policies.forward_credentials:
             own = [authenticators[name] for name in route.policies.auth or ()]
         written = (each.forwarded for each in authenticators.values())
-        self.fields = frozenset[bytes]().union(*written, *(each.taken.headers for each in own))
+        fields = frozenset[bytes]().union(*written, *(each.taken.headers for each in own))
+        # Whatever way an underscore is written: for CGI and WSGI, `X-User` is `X_User`.
+        self.fields = fields | {name.replace(b"_", b"-") for name in fields}
         """Lower-case names of fields."""
         self.cookies = frozenset(
             name.encode("utf-8") for each in own for name in each.taken.cookies
@@ -46,13 +50,29 @@ class Withheld:
         path, mark, query = target.partition("?")
         if not mark:
             return target
-        pairs = query.split("&")
-        left = [
-            pair for pair in pairs if unquote_plus(pair.partition("=")[0]) not in self.parameters
-        ]
-        if len(left) == len(pairs):
+        left = self.query(query)
+        if left == query:
             return target
-        return f"{path}?{'&'.join(left)}" if left else path
+        return f"{path}?{left}" if left else path
+
+    def query(self, query: str) -> str:
+        """A query without them."""
+        if not self.parameters:
+            return query
+        pairs = query.split("&")
+        return "&".join(
+            [pair for pair in pairs if unquote_plus(pair.partition("=")[0]) not in self.parameters]
+        )
+
+
+def told(identity: Identity, own: frozenset[bytes]) -> bytes:
+    """The lines of an identity for the upstream; `own`: lower-case names of fields that are the route's business."""
+    if not own:
+        return identity.lines
+    lines = identity.lines.split(b"\r\n")[:-1]
+    return b"".join(
+        [line + b"\r\n" for line in lines if line.partition(b":")[0].lower() not in own]
+    )
 
 
 def masks(authenticators: Iterable[Authenticator]) -> tuple[str, ...]:

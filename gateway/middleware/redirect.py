@@ -16,6 +16,7 @@ from gateway import errors
 from gateway.exchange import Reply
 from gateway.middleware.respond import pieces
 from gateway.routing.template import Template
+from gateway.withheld import Withheld
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,12 +37,12 @@ _PLACEHOLDER = re.compile(r"(\{[^{}]*\})")
 
 def answer(
     settings: model.Redirect,
-    route: effective.Route,  # noqa: ARG001 - every kind of answer is given it
+    route: effective.Route,
     build: Build,
 ) -> Handler:
     """The handler of a route that redirects. Raises ValueError for an unknown placeholder."""
     to = quote(settings.to, safe="!#$%&'()*+,/:;=?@[]~{}|\\")
-    location = _Location(to, named_hosts(build.config))
+    location = _Location(to, named_hosts(build.config), Withheld(route, build.authenticators).query)
     status = settings.status
 
     def redirect(exchange: Exchange) -> Reply:
@@ -53,7 +54,11 @@ def answer(
 class _Location:
     """What `to` makes of a request."""
 
-    def __init__(self, to: str, is_named: Callable[[str], bool]) -> None:
+    def __init__(
+        self, to: str, is_named: Callable[[str], bool], passing: Callable[[str], str]
+    ) -> None:
+        """`passing`: what of a query may go where another host may read it."""
+        self._passing = passing
         rest, hash_, fragment = _cut(to, "#")
         path, self._mark, query = _cut(rest, "?")
         self._path = Template.compile(path, where="path")
@@ -79,7 +84,7 @@ class _Location:
             safe = path[:1] != "\\" and path[:2] not in ("//", "/\\") and not _SCHEME.match(path)
         else:
             safe = self._is_meant(path)
-        query = self._own_query(exchange) if self._mark else exchange.query
+        query = self._own_query(exchange) if self._mark else self._passing(exchange.query)
         text = path + ("?" + query if query or self._mark else "") + self._fragment.render(exchange)
         if not safe or _BAD.search(text):
             raise errors.BadRequest("the redirect would lead to a place that is not configured")

@@ -40,8 +40,9 @@ def asked(target: str = "/old/a/b?x=1", host: str = "api.example.com", **rest: A
 
 async def led(to: str, exchange: Exchange, status: int = 308) -> str:
     settings = model.Redirect.model_construct(to=to, status=status)
-    build: Any = SimpleNamespace(config=config(*HOSTS))
-    reply = await redirect.answer(settings, SimpleNamespace(), build)(exchange)  # type: ignore[arg-type]
+    build: Any = SimpleNamespace(config=config(*HOSTS), authenticators={})
+    route: Any = SimpleNamespace(policies=SimpleNamespace(auth=None, forward_credentials=False))
+    reply = await redirect.answer(settings, route, build)(exchange)
     assert reply.status == status
     assert reply.body == b""
     (line,) = reply.lines
