@@ -101,6 +101,12 @@ def mistakes(settings: model.ListenerTls) -> Iterator[Unusable]:
             _pair(one, demands, index)
         except Unusable as error:
             yield error
+            if error.keys[-1:] != ("cert",) or one.key is None:
+                continue
+            try:  # the certificate is wrong; its key may be missing, too
+                _read(Path(one.key), "certificates", index, "key")
+            except Unusable as another:
+                yield another
 
 
 def certified(listeners: Iterable[model.Listener]) -> Callable[[str], bool]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -136,20 +137,25 @@ def check(
 
 
 def policies(config: effective.Config) -> None:
-    """Make the policies of `auth` as a start does. Raises ConfigError for one that cannot be put to use: a file of its that
-    is wrong, a package that is missing.
+    """Make the policies of `auth` as a start does. Raises ConfigError with all that cannot be put to use: a file of theirs
+    that is wrong, a package that is missing.
     """
     if not config.auth:
         return
     from gateway.config import ConfigError
-    from gateway.config.effective import Place, Problem
+    from gateway.config.effective import Problem
     from gateway.entering import Entering
 
-    try:
-        Entering(config)
-    except (ValueError, OSError) as error:
-        place = Place(config.files[0] if config.files else "", 1, 1)
-        raise ConfigError([Problem(place, "auth", str(error))]) from None
+    problems = []
+    for name, policy in config.auth.items():
+        try:
+            Entering(replace(config, auth={name: policy}))
+        except (ValueError, OSError) as error:
+            path = f"auth.{name}.{policy.method}"
+            message = str(error).removeprefix(f"{path}: ").removeprefix(f"auth.{name}: ")
+            problems.append(Problem(config.auth_places[name], path, message))
+    if problems:
+        raise ConfigError(problems)
 
 
 def count(number: int, noun: str) -> str:

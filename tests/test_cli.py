@@ -739,12 +739,17 @@ def test_a_key_set_that_can_not_be_used_is_told_by_check_and_by_run_alike(tmp_pa
     (tmp_path / "keys.json").write_text('{"keys": [{"kty": "oct", "k": "AAAA"}]}')
     (tmp_path / "gateway.yaml").write_text(
         'listeners: [{bind: "127.0.0.1:0"}]\nadmin: off\n'
-        "auth: {staff: {jwt: {issuer: here, jwks: keys.json, audience: api}}}\n"
-        "routes: [{path: /*, respond: 204, auth: staff}]\n"
+        "auth:\n"
+        "  staff: {jwt: {issuer: here, jwks: keys.json, audience: api}}\n"
+        "  others: {jwt: {issuer: there, jwks: keys.json, audience: api}}\n"
+        "routes: [{path: /*, respond: 204, auth: [staff, others]}]\n"
     )
     told = f"auth.staff.jwt: {tmp_path}/keys.json: it holds no key that can be used; key 1: it is a secret"
     checked = gateway("check", cwd=tmp_path)
-    assert (checked.returncode, told in checked.stdout) == (78, True)
+    assert checked.returncode == 78
+    staff, others = checked.stdout.splitlines()
+    assert staff.startswith(f"gateway.yaml:4:3: {told}")
+    assert others.startswith("gateway.yaml:5:3: auth.others.jwt: ")
     ran = gateway("run", cwd=tmp_path)
     assert ran.returncode == 1
     assert told in ran.stderr

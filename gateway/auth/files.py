@@ -12,7 +12,8 @@ import logging
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gateway.config import ConfigError
-from gateway.config.credentials import MAX_BYTES, shown
+from gateway.config.credentials import MAX_BYTES
+from gateway.config.sources import shown
 from gateway.files import Unreadable, Watched, decoded
 from gateway.tasks import spawn, stop
 

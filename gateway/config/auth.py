@@ -94,6 +94,11 @@ Jwks = Annotated[
 """`discover`, a URL, or the path of a file."""
 
 
+def is_file(named: str | None) -> bool:
+    """Whether what a key names is a file; `jwks` may say otherwise."""
+    return named is not None and named != "discover" and "://" not in named
+
+
 # ── what all methods have ───────────────────────────────────────────────────────────────────────
 
 _CLAIM = re.compile(r"\{claim\.[a-z_.0-9-]+\}")
@@ -190,6 +195,10 @@ class Jwt(Method):
                 raise refuse("jwks is missing: write a URL or a file, or issuer: https://…")
             self.__dict__["jwks"] = "discover"
         if self.jwks == "discover" and (self.issuer is None or "://" not in self.issuer):
+            if self.issuer is not None and "jwks" not in self.model_fields_set:
+                word = self.issuer
+                fix = f"write https://{word}, or jwks: with the URL or the file of its keys"
+                raise refuse(f"issuer: {word} is no URL, so its keys cannot be looked up: {fix}")
             raise refuse("jwks: discover needs issuer: the URL below which its keys are announced")
         if not self.algorithms:
             self.__dict__["algorithms"] = ("HS256",) if self.secret else _SECURE

@@ -27,7 +27,8 @@ from gateway.config.addresses import FRAMING, looks_like_url
 from gateway.config.nodes import Seq, Text
 from gateway.config.policies import upgrade_problem
 from gateway.config.report import Once
-from gateway.config.upstream_rules import readable
+from gateway.config.sources import shown
+from gateway.config.upstream_rules import unreadable
 from gateway.config.words import nearest
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _has_secret(config: effective.Config, parts: Parts) -> bool:
 
 
 def _first(config: effective.Config) -> str:
-    return config.files[0] if config.files else "configuration"
+    return shown(config.files[0]) if config.files else "configuration"
 
 
 def _conflicts(config: effective.Config, context: Context) -> None:
@@ -208,8 +209,8 @@ def _page_problems(errors: model.Errors) -> Iterator[tuple[tuple[str, ...], str]
     for status, page in errors.pages.items():
         if not (status.isascii() and status.isdigit() and 400 <= int(status) <= 599):
             yield ("pages", status), f"{status!r} is no status of a failure: 400 to 599 are"
-        elif not readable(page.file):
-            yield ("pages", status, "file"), f"{page.file} cannot be read"
+        elif (why := unreadable(page.file)) is not None:
+            yield ("pages", status, "file"), why
 
 
 def _template_problems(file: str) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -133,6 +133,7 @@ class Config:
     stores: Mapping[str, model.Store] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
     test_places: tuple[Place, ...] = ()
+    auth_places: Mapping[str, Place] = field(default_factory=dict)
     document: Callable[[], Mapping[str, object]] = dict
     findings: Callable[[], tuple[Finding, ...]] = tuple
     """What `gateway check --lint` tells, looked for when asked."""

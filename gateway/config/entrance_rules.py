@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from gateway import keypairs
 from gateway.config import model, placeholders, sign_in
 from gateway.config.addresses import FRAMING
+from gateway.config.auth import is_file
 from gateway.config.effective import Problem
 from gateway.config.limits import parse_quota
-from gateway.config.upstream_rules import readable
+from gateway.config.upstream_rules import unreadable
+from gateway.config.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,8 +98,9 @@ def _policy(policy: model.AuthPolicy, *, has_secret: bool) -> Found:
             yield (method,), found
     for key in _FILES.get(method, ()):
         file = getattr(settings, key)
-        if file is not None and file != "discover" and "://" not in file and not readable(file):
-            yield (method, key), f"{file} cannot be read"
+        why = unreadable(file) if is_file(file) else None
+        if why is not None:
+            yield (method, key), why
     if method == "oidc" and not has_secret:
         yield ("oidc",), "oidc needs server: {secret: …}, which seals its sessions"
     for keys, message in _texts(settings, certificates=method == "mtls"):
@@ -109,17 +112,25 @@ def _texts(settings: model.AuthMethod, *, certificates: bool) -> Found:
     kinds = {"claim"} | ({"tls"} if certificates else set())
     if settings.consumer is not None:
         for name in placeholders.names(settings.consumer):
-            if name.partition(".")[0] not in kinds:
+            if not _is_of(name, kinds):
                 yield ("consumer",), _only(name, kinds)
     for header, text in settings.forward.items():
         if header.lower() in (*FRAMING, "host"):
             yield ("forward", header), f"{header} is made by the gateway for each request"
         for name in placeholders.names(text or ""):
-            if name.partition(".")[0] not in kinds | {"consumer"}:
+            if name != "consumer" and not _is_of(name, kinds):
                 yield ("forward", header), _only(name, kinds | {"consumer"})
 
 
+def _is_of(name: str, kinds: set[str]) -> bool:
+    kind, _, key = name.partition(".")
+    return kind in kinds and (key in placeholders.TLS if kind == "tls" else bool(key))
+
+
 def _only(name: str, kinds: set[str]) -> str:
+    if name.startswith("tls.") and "tls" in kinds:
+        key = name.removeprefix("tls.")
+        return f"there is no {{{name}}}{nearest(key, placeholders.TLS, sorted(placeholders.TLS))}"
     known = ", ".join(kind if kind == "consumer" else f"{kind}.NAME" for kind in sorted(kinds))
     return f"{{{name}}} is not known of a client: {known} may stand here"
 

@@ -90,8 +90,7 @@ class Loading:
                 self._named(included, main=False)
             config = self._effective()
         if self.sources.problems or config is None:
-            problems = map(self.sources.without_secrets, self.sources.problems)
-            raise ConfigError(_in_order(problems, self.sources.files))
+            raise ConfigError(_in_order(self.sources.told(), self.sources.files))
         return config
 
     def admin(self, document: Map | None) -> model.Admin | None:
@@ -220,6 +219,7 @@ class Loading:
             files=tuple(self.sources.files),
             digest=self.sources.digest,
             test_places=tuple(entry.raw.place for entry in tests),
+            auth_places=places,
         )
         check(config, parts, routes, self.context)
         document = cache(lambda: masking.document(config, parts))

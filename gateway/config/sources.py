@@ -39,6 +39,8 @@ class Sources:
         self.problems: list[Problem] = []
         self._hash = hashlib.sha256()
         self._secrets: set[str] = set()
+        self._unread: set[tuple[Place, str]] = set()
+        """Of texts whose `${…}` stands for nothing: their place, and why."""
 
     @property
     def digest(self) -> str:
@@ -47,7 +49,7 @@ class Sources:
 
     def file(self, path: Path, wanted_by: Text | None = None) -> Map | None:
         """The document of a file; None if there is none, which is among the problems then."""
-        name = _shown(path)
+        name = shown(path)
         place = wanted_by.place if wanted_by is not None else Place(name, 1, 1)
         raw = b""
         try:
@@ -132,6 +134,13 @@ class Sources:
 
     def expand(self, made: Text) -> Text:
         """Put in what `${…}` stands for. Raises ValueError with the fix."""
+        try:
+            return self._expanded(made)
+        except ValueError as error:
+            self._unread.add((made.place, str(error)))
+            raise
+
+    def _expanded(self, made: Text) -> Text:
         from_file = False
 
         def value(match: re.Match[str]) -> str:
@@ -183,6 +192,19 @@ class Sources:
             self._secrets |= {content, repr(content)[1:-1]}
         return content
 
+    def told(self) -> Iterator[Problem]:
+        """The problems, without secrets, and without what else is wrong with a text whose `${…}` stands for nothing: that
+        is not what was meant to stand there.
+        """
+        first = {one for one in self.problems if (one.place, one.message) in self._unread}
+        places = {one.place for one in first if one.path}
+        for problem in self.problems:
+            # A rule of the mapping around it begins with the key.
+            key = f"{problem.path}.{problem.message.partition(':')[0]}"
+            of_it = any(one.path == key or one.path.startswith(f"{key}[") for one in first)
+            if problem in first or not (problem.place in places or of_it):
+                yield self.without_secrets(problem)
+
     def without_secrets(self, problem: Problem) -> Problem:
         """The problem without anything in its message that a `${file:…}` gave."""
         message = self.hidden(problem.message)
@@ -207,9 +229,9 @@ class Sources:
         self.problems.append(Problem(place, path, message))
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path | str) -> str:
     """A path as a person would type it from here."""
-    absolute = path.absolute()
+    absolute = Path(path).absolute()
     try:
         return str(absolute.relative_to(Path.cwd()))
     except ValueError:

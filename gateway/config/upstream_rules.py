@@ -54,8 +54,9 @@ def _tls(entry: Entry, upstream: model.Upstream, context: Context) -> None:
         )
     for key in ("ca", "cert", "key"):
         file = getattr(tls, key)
-        if file is not None and not readable(file):
-            context.add(entry.raw, entry.path, ("tls", key), f"{file} cannot be read")
+        why = None if file is None else unreadable(file)
+        if why is not None:
+            context.add(entry.raw, entry.path, ("tls", key), why)
     found = upstream.discover
     encrypted = any(one.url.startswith("https:") for one in upstream.targets) or (
         found is not None and (found.scheme == "https" or bool(found.file or found.env))
@@ -65,13 +66,13 @@ def _tls(entry: Entry, upstream: model.Upstream, context: Context) -> None:
         context.warn(entry.raw, entry.path, ("tls",), message)
 
 
-def readable(file: str) -> bool:
-    """Whether a file can be opened."""
+def unreadable(file: str) -> str | None:
+    """Why a file cannot be opened, for people; None: it can be."""
     try:
         with Path(file).open("rb"):
-            return True
-    except OSError:
-        return False
+            return None
+    except OSError as error:
+        return f"{file} cannot be read: {error.strerror or error}"
 
 
 # ── effective values ────────────────────────────────────────────────────────────────────────────
@@ -267,9 +268,10 @@ def _idle_discover(settings: model.Upstream) -> Found:
         return
     if found.env is not None and "refresh" in found.model_fields_set:
         yield ("discover", "refresh"), "refresh has no effect: a variable does not change"
-    if found.file is not None and not readable(found.file):
+    why = None if found.file is None else unreadable(found.file)
+    if why is not None:
         # No error: it may be written later, and the gateway comes up without it.
-        yield ("discover", "file"), f"{found.file} cannot be read"
+        yield ("discover", "file"), why
 
 
 _IDLE: dict[str, Callable[[model.Upstream], Found]] = {

@@ -11,8 +11,10 @@ from pydantic import Field
 
 from gateway.config import later, model
 from gateway.config.addresses import Method, check_url, looks_like_url
+from gateway.config.auth import METHODS
 from gateway.config.forms import Model, built_in
 from gateway.config.nodes import Seq, Text, sequence
+from gateway.config.policies import UPSTREAM_ONLY
 from gateway.config.scalars import Duration, HostPattern, Share, Trap
 from gateway.config.texts import Watched
 
@@ -128,6 +130,16 @@ class Document(Model):
     """A configuration file."""
 
     later: ClassVar[frozenset[str]] = later.DOCUMENT
+    elsewhere: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(model.Server.model_fields, "write it in server"),
+        **dict.fromkeys(UPSTREAM_ONLY, "write it in an upstream, or in defaults for all"),
+        **dict.fromkeys(
+            model.Policies.model_fields,
+            "write it in a route, in a profile, or in defaults for all routes",
+        ),
+        **dict.fromkeys(("tls", "proxy_protocol"), "write it in one of listeners"),
+        **{name: f"write auth: {{NAME: {{{name}: …}}}}" for name in METHODS},
+    }
 
     version: Literal[1] = Field(1, description="of the language")
     include: tuple[str, ...] = Field((), description="further files: names or globs")

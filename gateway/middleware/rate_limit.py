@@ -14,6 +14,7 @@ import math
 from typing import TYPE_CHECKING, TypeAlias
 
 from gateway import errors
+from gateway.exchange import would_refuse
 from gateway.limits.algorithms import SLACK
 from gateway.limits.keys import Key
 from gateway.limits.quota import Quota, Rates, cost_of, policy_line
@@ -234,7 +235,7 @@ class Stage:
             if question is not None:
                 questions.append(question)
             elif limit.report:
-                limit.meter.decisions["would_deny"] += 1
+                _would_deny(exchange, limit)
             else:
                 limit.meter.decisions["denied"] += 1
                 raise errors.RateLimited(f"{limit.name}: its text gives no rate for this request")
@@ -275,7 +276,7 @@ class Stage:
                 denies = limit if wait else None
         for (limit, _, _), one in zip(questions, taken, strict=True):
             if limit.report and one[1]:
-                limit.meter.decisions["would_deny"] += 1
+                _would_deny(exchange, limit)
             elif denies is None:
                 limit.meter.allowed += 1
         if told is None:
@@ -287,6 +288,11 @@ class Stage:
             return
         _tell(exchange, quotas, _LESS_THAN_ANY, quota.line(left, seconds))
         raise _refusal(denies, wait)
+
+
+def _would_deny(exchange: Exchange, limit: Limit) -> None:
+    limit.meter.decisions["would_deny"] += 1
+    would_refuse(exchange, errors.RateLimited.reason)
 
 
 def _passes(questions: list[Question], taken: list[Taken]) -> bool:

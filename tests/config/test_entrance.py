@@ -160,7 +160,7 @@ ISSUER = "issuer: 'https://i/'"
         (model.AuthPolicy, "{jwtt: {}}", "'jwtt' is not known here: did you mean jwt?"),
         (model.AuthPolicy, "[a]", "a mapping is wanted"),
         (model.Jwt, "{audience: api}", "jwks is missing: write a URL or a file, or issuer: https://…"),
-        (model.Jwt, "{issuer: idp, audience: api}", "needs issuer: the URL below which its keys are"),
+        (model.Jwt, "{issuer: idp, audience: api}", "idp is no URL, so its keys cannot be looked up: write https://idp,"),
         (model.Jwt, "{jwks: discover}", "needs issuer"),
         (model.Jwt, "{issuer: 'http://i.example/'}", "write https://i.example/"),
         (model.Jwt, "{jwks: 'http://i.example/keys'}", "write https://i.example/keys"),

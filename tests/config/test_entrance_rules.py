@@ -175,11 +175,13 @@ def test_the_access_log_may_name_claims_where_there_is_a_policy() -> None:
         ("{jwt: {issuer: 'https://i/', forward: {X-A: '{path}'}}}", "claim.NAME, consumer may stand here"),
         ("{jwt: {issuer: 'https://i/', forward: {Host: a}}}", "Host is made by the gateway"),
         ("{jwt: {issuer: 'https://i/', forward: {X-A: '{tls.subject}'}}}", "not known of a client"),
-        ("{jwt: {jwks: nowhere.json}}", "nowhere.json cannot be read"),
-        ("{api_key: nowhere.yaml}", "nowhere.yaml cannot be read"),
-        ("{basic: nowhere}", "nowhere cannot be read"),
+        ("{jwt: {jwks: nowhere.json}}", "nowhere.json cannot be read: No such file"),
+        ("{api_key: nowhere.yaml}", "nowhere.yaml cannot be read: No such file"),
+        ("{basic: nowhere}", "nowhere cannot be read: No such file"),
         ("{oidc: {issuer: 'https://i/', client_id: a}}", "oidc needs server: {secret: …}"),
         ("{}", "exactly one of jwt"),
+        ("{mtls: {consumer: '{tls.san_dsn}'}}", "there is no {tls.san_dsn}: did you mean san_dns?"),
+        ("{mtls: {forward: {X-A: '{tls.foo}'}}}", "there is no {tls.foo}; known are cipher, fingerprint"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_of_a_policy_is_told(policy: str, line: str) -> None:
@@ -193,6 +195,44 @@ def test_a_policy_for_certificates_may_name_what_tls_tells() -> None:
     assert [line for line in warned(text) if "certificates" in line] == [
         "1:18: auth.m.mtls: no listener asks clients for certificates: write tls: {client_auth: optional, …}"
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("<html>", "keys.json:1:1: this is no JSON (Expecting value): a JWKS is wanted"),
+        ('{"keys": [\n  {"kty": "EC",}]}', "keys.json:2:16: this is no JSON"),
+        ("[]", "keys.json:1:1: a JWKS is wanted"),
+        ('{"keys": {}}', "keys.json:1:1: a JWKS is wanted"),
+        ("[" * 100_000, "keys.json:1:1: a JWKS is wanted"),
+    ],
+)
+def test_a_file_that_is_no_jwks_is_told_with_all_else(
+    tmp_path: Path, content: str, line: str
+) -> None:
+    (tmp_path / "keys.json").write_text(content)
+    found = refused(
+        "auth: {p: {jwt: {jwks: keys.json}}}\nroutes: [{path: /a, to: 'http://h', auth: q}]",
+        tmp_path,
+    )
+    assert len(found) == 2
+    assert "there is no auth policy 'q'" in str(found)
+    assert line in "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("key", "where"),
+    [
+        ("cors: '*'", "write it in a route, in a profile, or in defaults for all routes"),
+        ("rate_limit: 5/s", "write it in a route"),
+        ("jwt: {issuer: a}", "write auth: {NAME: {jwt: …}}"),
+        ("tls: {certificates: a}", "write it in one of listeners"),
+        ("trusted_proxies: [10.0.0.0/8]", "write it in server"),
+        ("health: /x", "write it in an upstream, or in defaults for all"),
+    ],
+)
+def test_what_stands_at_the_top_and_belongs_elsewhere_is_told_where(key: str, where: str) -> None:
+    assert f"does not belong here: {where}" in one(f"{key}\nroutes: [{{path: /a, to: 'http://h'}}]")
 
 
 def test_what_nobody_uses_is_a_warning() -> None:
@@ -234,6 +274,18 @@ def test_an_extra_that_is_not_installed_is_told_with_its_name(
 def test_what_cannot_be_of_a_listener_is_told(listener: str, line: str) -> None:
     lines = refused(f"listeners: [{listener}]\nroutes: [{{path: /a, to: 'http://h'}}]")
     assert line in lines[0]
+
+
+def test_a_certificate_and_its_key_that_are_missing_are_told_at_once() -> None:
+    pairs = "[{cert: no.crt, key: no.key}, {cert: other.crt}]"
+    found = refused(
+        f"listeners: [{{bind: 127.0.0.1:1, tls: {{certificates: {pairs}}}}}]\nroutes: [{{path: /a, to: 'http://h'}}]"
+    )
+    assert [line.partition(" cannot")[0].rpartition("/")[2] for line in found] == [
+        "no.crt",
+        "no.key",
+        "other.crt",
+    ]
 
 
 def test_who_speaks_https_is_not_sent_there(tmp_path: Path) -> None:

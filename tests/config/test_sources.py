@@ -57,6 +57,30 @@ def test_keys_are_not_expanded() -> None:
     assert "'${env:HOME}' is not known here" in messages("${env:HOME}: 1\n" + ROUTE)
 
 
+def test_nothing_else_is_said_of_a_text_that_stands_for_nothing() -> None:
+    found = refused(
+        "server: {secret: '${env:NOPE}'}\n"
+        "auth:\n"
+        "  j: {jwt: {secret: '${env:NOPE}', typ: at+jwt}}\n"
+        "  h: {hmac: {scheme: standard-webhooks, secret: ['${env:NOPE}', '${env:NOPE}']}}\n"
+        "  k: {jwt: {secret: too-short}}\n"
+        "stores: {r: '${env:NOPE}'}\n"
+        "routes: [{path: /a, respond: 204, hsts: never}]\n"
+    )
+    told = [line.partition(": ") for line in found]
+    assert [place for place, _, _ in told] == [
+        "1:18",
+        "3:21",
+        "4:50",
+        "4:65",
+        "5:12",
+        "6:13",
+        "7:41",
+    ]
+    unset = [line for line in found if "the variable NOPE is not set" in line]
+    assert len(unset) == 5
+
+
 @pytest.mark.parametrize(
     ("written", "fix"),
     [

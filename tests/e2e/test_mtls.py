@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import ssl
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import trustme
 
 from tests.e2e.conformance.conftest import get, problem
 from tests.kit import secure
+from tests.kit.programs import need
 from tests.kit.secure import authority, issue, trusting, write_authority
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ async def test_curl_and_openssl_come_in_with_their_certificates(
     up = await origin()
     running = await guarded(gateway, up, tmp_path)
     own, ca = issue(tmp_path, "billing.internal"), write_authority(tmp_path, authority(), "trusted")
-    curl = shutil.which("curl")
-    assert curl is not None, "apt-get install curl"
+    curl = need("curl")
     where = [
         "--cacert",
         ca,

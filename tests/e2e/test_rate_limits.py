@@ -252,6 +252,8 @@ async def test_in_report_mode_all_pass_and_those_beyond_are_counted(
         "gateway_rate_limit_decisions_total", limit="soft", decision="would_deny"
     )
     assert beyond == (0 if store else 2)
+    if not store:
+        await running.eventually("gateway_would_refuse_total", 2, reason="rate_limited")
 
 
 @pytest.mark.parametrize(
