@@ -51,9 +51,19 @@ _PASSED = (
     "Retry-After",
 )
 """Fields of a refusal that the client is given."""
+_OWN = (
+    "host",
+    "x-forwarded-method",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-uri",
+    "x-forwarded-for",
+)
+"""Fields of the question, which a client must not write as well."""
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]").search
 _STRAY = re.compile("[\ud800-\udfff]").search
 """A byte that is no UTF-8, in a text that was decoded with it."""
 
@@ -99,9 +109,14 @@ class ForwardAuth:
         self._clock = tools.clock
         self._describing = Describing(name, settings)
         for field in settings.copy_:
-            if field.lower() in FRAMING or field.lower() in ("host", "connection"):
+            if field.lower() in (*FRAMING, "host"):
                 raise ValueError(
                     f"auth.{name}: {field} is made by the gateway: it can not be copied"
+                )
+        for field in settings.send:
+            if field.lower() in (*FRAMING, *_OWN):
+                raise ValueError(
+                    f"auth.{name}: {field} is made by the gateway: take it out of send"
                 )
         written = self._describing.forwarded
         self._copied = tuple(
@@ -216,6 +231,10 @@ class ForwardAuth:
             return await self._limited(question)
         except TimeoutError:
             why = f"{self._settings.url}: no answer within {self._settings.timeout:g} s"
+        except aiohttp.ClientResponseError as error:
+            why = f"{self._settings.url}: {words(error)}"
+            # It answers, and a field that is too long or no text may repeat what the client has sent.
+            question.refused = not error.message.startswith("Bad status line")
         except (aiohttp.ClientError, OSError) as error:
             why = f"{self._settings.url}: {words(error)}"
         except ValueError:
@@ -262,6 +281,9 @@ class ForwardAuth:
 
     async def _understood(self, response: aiohttp.ClientResponse, question: _Question) -> _Said:
         status = response.status
+        if any(map(_CONTROL, response.headers.values())):
+            # The service may have it from the client: so that is not for `on_error`.
+            return self._without(f"{self._settings.url}: a field with a control byte", refused=True)
         if 200 <= status < 300:
             question.said = self._let_in(response.headers)
             await self._body(response)  # so that the connection can be used again

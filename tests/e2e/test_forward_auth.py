@@ -543,3 +543,39 @@ async def test_a_field_that_frames_a_message_can_not_be_copied(
     one = await origin()
     with pytest.raises(Exception, match="Content-Length"):
         await gateway(configuration(one, one, copy=["Content-Length"]))
+
+
+@pytest.mark.parametrize(
+    "name", ["X-Forwarded-Uri", "x-forwarded-for", "Host", "Transfer-Encoding", "Content-Length"]
+)
+async def test_a_field_of_the_question_itself_can_not_be_sent_by_clients_too(
+    origin: MakeOrigin, gateway: MakeGateway, name: str
+) -> None:
+    one = await origin()
+    with pytest.raises(Exception, match=f"{name} is made by the gateway"):
+        await gateway(configuration(one, one, send=["authorization", name]))
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"302 Found", b"401 Unauthorized"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"X-User: ann\x01",
+        b"X-User: ann\x7f",
+        b"X-User: ann\x1b[2J",
+        b"X-User: ann\rX-Role: admin",
+        b"X-User: ann\0",
+        b"X-User: " + b"a" * 9000,
+        b"Set-Cookie: a=\x0b",
+        b"Location: /login?next=" + b"a" * 9000,
+    ],
+)
+async def test_an_answer_that_can_not_be_passed_on_is_no_yes_and_no_failure(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, field: bytes, status: bytes
+) -> None:
+    service = await origin(reply(b"", field, b"Location: /login", status=status))
+    up = await origin()
+    client = await raw(await gateway(configuration(service, up, on_error="allow")))
+    answer = await client.ask(get(b"/app/"))
+    problem(answer, "auth_unavailable", 503)
+    assert not up.requests
