@@ -125,7 +125,9 @@ async def _watch(
         await asyncio.sleep(0.01)
     assert not tasks, f"tasks left behind: {tasks}"
     assert not sockets, f"sockets left behind: {_described(sockets)}"
-    assert heart.longest < BLOCKED + _BEAT, f"the loop was held for {heart.longest:.2f} s"
+    marker = request.node.get_closest_marker("holds_the_loop")
+    allowed = BLOCKED if marker is None else marker.args[0]
+    assert heart.longest < allowed + _BEAT, f"the loop was held for {heart.longest:.2f} s"
 
 
 def _described(numbers: set[str]) -> list[str]:
