@@ -279,6 +279,11 @@ class Router(Generic[R]):
                 )
             path = paths.resolve(raw)
             entry = self._select(view, paths.canonical(path))
+            # What is left: `;parameters`, and what was encoded twice.
+            if any(self._select(view, form) is not entry for form in paths.readings(path)):
+                raise errors.BadRequest(
+                    "the path, resolved, can be read in two ways that lead to different routes"
+                )
             if entry is None:
                 raise self._refusal(view, path)
             return entry, path, path + view.target[len(view.path) :]

@@ -124,7 +124,7 @@ def test_another_spelling_of_an_exact_path_is_refused(spelling: str) -> None:
         ("/x/../admin/%C3%A9%20;p", "admin", "/admin/%C3%A9%20;p"),
         ("/x/../admin/50%25", "admin", "/admin/50%25"),
         ("/x/../admin/%3Fq?", "admin", "/admin/%3Fq?"),
-        ("/x/%252e%252e/admin", "open", "/x/%252e%252e/admin"),
+        ("/x/%252e%252e/y", "open", "/x/%252e%252e/y"),
         ("/users/..%2fadmin", "admin", "/admin"),
     ],
 )
@@ -132,6 +132,14 @@ def test_resolve_routes_by_and_forwards_the_form_decoded_once(
     came: str, name: str, goes: str
 ) -> None:
     assert _table("resolve").match(view(came)) == (name, {}, goes)
+
+
+@pytest.mark.parametrize(
+    "came",
+    ["/x/%252e%252e/admin", "/%2561dmin/y", "/x/..;/admin", "/;/admin", "/admin;x", "/admin%3bx"],
+)
+def test_what_can_still_be_read_two_ways_when_it_is_resolved_is_refused(came: str) -> None:
+    assert winner(_table("resolve"), came) == "bad_request"
 
 
 def test_resolve_forwards_as_it_came_what_can_be_read_one_way_only() -> None:
