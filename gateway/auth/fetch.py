@@ -37,6 +37,8 @@ LARGEST = 256 * 1024
 """Bytes of an answer. Key sets have 2 to 20 KiB."""
 MOST_CONNECTIONS = 64
 """To all providers of one authenticator; more questions wait, within their time."""
+MOST_AT_ONCE = 1024
+"""Questions under way, each about something else: they go on when those who asked have left."""
 _LARGE = 16 * 1024
 _KEPT = 4.0
 """Seconds for which a connection rests: servers close theirs after five."""
@@ -275,7 +277,9 @@ class Single(Generic[Key, Result]):
             flight.add_done_callback(lambda _: self._flights.pop(key, None))
 
     async def do(self, key: Key, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-        """What comes of it. Raises what it raises, or FetchError when this is closed meanwhile."""
+        """What comes of it. Raises what it raises, or FetchError when this is closed meanwhile, or has too much to do."""
+        if len(self._flights) >= MOST_AT_ONCE and key not in self._flights:
+            raise FetchError(f"{MOST_AT_ONCE} other questions are under way")
         self.start(key, work)
         flight = self._flights[key]
         try:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import aiohttp
+from yarl import URL
 
 from gateway import errors
 from gateway.auth import Taken
 from gateway.auth.describing import Describing
-from gateway.auth.fetch import FetchError, Single
+from gateway.auth.fetch import FetchError, Single, shown
 from gateway.auth.telling import Telling
 from gateway.config.addresses import FRAMING
 from gateway.exchange import Reply
@@ -105,6 +106,7 @@ class ForwardAuth:
     def __init__(self, name: str, settings: model.ForwardAuth, tools: Tools) -> None:
         self.name = name
         self._settings = settings
+        self._shown = shown(URL(settings.url))
         self._meter = tools.meter
         self._clock = tools.clock
         self._describing = Describing(name, settings)
@@ -230,13 +232,13 @@ class ForwardAuth:
         try:
             return await self._limited(question)
         except TimeoutError:
-            why = f"{self._settings.url}: no answer within {self._settings.timeout:g} s"
+            why = f"{self._shown}: no answer within {self._settings.timeout:g} s"
         except aiohttp.ClientResponseError as error:
-            why = f"{self._settings.url}: {words(error)}"
+            why = f"{self._shown}: {words(error)}"
             # It answers, and a field that is too long or no text may repeat what the client has sent.
             question.refused = not error.message.startswith("Bad status line")
         except (aiohttp.ClientError, OSError) as error:
-            why = f"{self._settings.url}: {words(error)}"
+            why = f"{self._shown}: {words(error)}"
         except ValueError:
             raise errors.Unauthenticated(
                 "a field of the request can not be sent on", outcome="malformed"
@@ -283,23 +285,21 @@ class ForwardAuth:
         status = response.status
         if any(map(_CONTROL, response.headers.values())):
             # The service may have it from the client: so that is not for `on_error`.
-            return self._without(f"{self._settings.url}: a field with a control byte", refused=True)
+            return self._without(f"{self._shown}: a field with a control byte", refused=True)
         if 200 <= status < 300:
             question.said = self._let_in(response.headers)
             await self._body(response)  # so that the connection can be used again
             return question.said
         if status >= 500:
-            return self._without(f"{self._settings.url}: status {status}")
+            return self._without(f"{self._shown}: status {status}")
         question.refused = True
         if status in (401, 403) or (status in _REDIRECTS and "Location" in response.headers):
             body = await self._body(response)
             if body is None:
-                told = (
-                    f"{self._settings.url}: a refusal larger than {self._settings.max_body} bytes"
-                )
+                told = f"{self._shown}: a refusal larger than {self._settings.max_body} bytes"
                 return self._without(told, refused=True)
             return self._refusal(response, body)
-        return self._without(f"{self._settings.url}: status {status}", refused=True)
+        return self._without(f"{self._shown}: status {status}", refused=True)
 
     def _let_in(self, headers: CIMultiDictProxy[str]) -> _Said:
         values = {name: headers.getall(name, []) for name, _ in self._copied}

@@ -250,3 +250,29 @@ async def test_what_waits_is_told_when_it_is_given_up() -> None:
     await single.aclose()
     with pytest.raises(FetchError, match="no longer in force"):
         await asking
+
+
+async def test_those_who_leave_can_not_pile_up_questions_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.auth.fetch.MOST_AT_ONCE", 3)
+    gate = asyncio.Event()
+
+    async def work() -> int:
+        await gate.wait()
+        return 1
+
+    single: Single[int, int] = Single("test")
+    leaving = [spawn(single.do(key, work), "test") for key in range(3)]
+    await asyncio.sleep(0)
+    for one in leaving:
+        one.cancel()
+    await asyncio.sleep(0)
+    with pytest.raises(FetchError, match="3 other questions"):
+        await single.do(3, work)
+    assert len(single) == 3
+    same = spawn(single.do(2, work), "test")
+    await asyncio.sleep(0)
+    gate.set()
+    assert await same == 1
+    assert await single.do(3, work) == 1

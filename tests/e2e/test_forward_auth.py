@@ -355,7 +355,8 @@ async def test_the_operator_is_told_why_now_and_then_and_the_client_is_not(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient
 ) -> None:
     service = await origin(reply(status=b"500 Oops"))
-    running = await gateway(configuration(service, await origin()))
+    asked = f"{service.url}/check?key=secret-word"
+    running = await gateway(configuration(service, await origin(), url=asked))
     client = await raw(running)
     for _ in range(5):
         answer = await client.ask(get(b"/app/", b"Authorization: Bearer secret-word"))
