@@ -165,7 +165,6 @@ async def _ordinary(client: Client, running: Running, raw: MakeClient) -> None:
     fresh.close()
 
 
-@pytest.mark.holds_the_loop(1.5)  # the clock moves on for all of them in the same moment
 async def test_a_thousand_slow_clients_hinder_nobody_and_are_all_shut_out_in_time(
     origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
