@@ -43,6 +43,8 @@ PAUSE, LONGEST_PAUSE = 0.1, 2.0
 _SHA: Final = sha1(SCRIPT.encode("ascii"), usedforsecurity=False).hexdigest()
 _PREFIX: Final = "gateway:{limits}:"
 """The tag in braces keeps all keys of a call in one slot (Redis Cluster)."""
+_ASKS_AND_COUNTS: Final = (f"{_PREFIX}is-it-back", "gcra", 1.0, 1.0, 1.0, 0, 1, 0)
+"""A question that takes nothing and is written down: a replica, or a server without memory, answers, and can not count."""
 
 
 class RedisStore:
@@ -158,7 +160,7 @@ class RedisStore:
                 # Those that are left are from before: a server that froze may have a heap of old questions to answer.
                 await client.connection_pool.disconnect(inuse_connections=False)
                 async with asyncio.timeout(self._settings.timeout):
-                    await client.script_load(SCRIPT)
+                    await client.eval(SCRIPT, 1, *_ASKS_AND_COUNTS)
             except (TimeoutError, RedisError, OSError):
                 continue
             break

@@ -264,3 +264,25 @@ async def test_a_password_is_used_and_told_to_nobody(
     assert not [
         line for line in said if "password" in line.replace("invalid username-password", "")
     ]
+
+
+async def test_a_server_that_answers_and_takes_no_counters_is_not_back(
+    redis: RedisServer, gateway: MakeGateway, raw: MakeClient
+) -> None:
+    running = await gateway(config(redis), server={"overload": "off"})
+    client = await raw(running)
+    # As a replica after a failover, or one whose memory is full: it answers, and writes nothing.
+    await redis.command("CONFIG", "SET", "min-replicas-to-write", 1)
+    for _ in range(3):
+        assert (await client.ask(get(b"/"))).status == 200
+    for _ in range(5):
+        running.clock.advance(2)
+        await asyncio.sleep(0.05)
+    assert kinds(running) == ["store_failed"]
+    await redis.command("CONFIG", "SET", "min-replicas-to-write", 0)
+    async with asyncio.timeout(PATIENCE):
+        while "store_recovered" not in kinds(running):
+            running.clock.advance(2)
+            await asyncio.sleep(0.02)
+    assert (await client.ask(get(b"/"))).status == 200
+    assert await redis.command("KEYS", "*shared*")
