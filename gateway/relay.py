@@ -119,10 +119,11 @@ class Upload:
         self._measure(data)
         return data
 
-    async def gather(self, most: int) -> None:
+    async def gather(self, most: int, hold: Callable[[int], None] | None = None) -> None:
         """Read up to `most` bytes before a target is chosen: all of it, or what is sent first once it has one.
 
-        Raises errors.ClientTimeout, errors.BodyTooLarge, errors.BadRequest.
+        `hold` is told of the bytes of each piece, and may raise. Raises errors.ClientTimeout, errors.BodyTooLarge,
+        errors.BadRequest.
         """
         self._clock.watched.add(self)
         size = 0
@@ -136,6 +137,8 @@ class Upload:
                     return
                 size += len(data)
                 self._measure(data)
+                if hold is not None:
+                    hold(len(data))
                 self._ahead.append(data)
         except RuntimeError as gone:
             raise errors.ClientClosed(repr(gone)) from None

@@ -35,8 +35,9 @@ class Route:
     """None for the stand-in of requests that no route takes."""
     pages: Pages
     """How its failures look."""
-    gather: Callable[[Exchange, int], Awaitable[bytes]]
-    """Has all of a body, up to so many bytes, before the request is forwarded: for who must see it to decide."""
+    gather: Callable[[Exchange, int, Callable[[int], None]], Awaitable[bytes]]
+    """Has all of a body, up to so many bytes, before the request is forwarded: for who must see it to decide, and is told
+    of the size of each piece."""
     edits: Edits | None
     """What is changed in the head of every answer; a forwarded one has been edited when it was read."""
 

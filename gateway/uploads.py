@@ -12,6 +12,8 @@ from gateway import errors
 from gateway.relay import Upload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.clock import Clock
     from gateway.config import model
     from gateway.exchange import Exchange
@@ -37,8 +39,11 @@ class Uploads:
             unread=self._unread, reports=self._reports,
         )  # fmt: skip
 
-    async def gather(self, exchange: Exchange, most: int) -> bytes:
-        """All of the body, which is still sent on, byte for byte. `most`: bytes that are waited for.
+    async def gather(
+        self, exchange: Exchange, most: int, hold: Callable[[int], None] | None = None
+    ) -> bytes:
+        """All of the body, which is still sent on, byte for byte. `most`: bytes that are waited for; `hold`: is told of the
+        bytes of each piece that has to be waited for, and may raise.
 
         Raises errors.BodyTooLarge, errors.ClientTimeout, errors.BadRequest.
         """
@@ -46,7 +51,7 @@ class Uploads:
             return b""
         upload = exchange.upload = exchange.upload or self(exchange)
         if upload.whole is None:
-            await upload.gather(most + 1)
+            await upload.gather(most + 1, hold)
         if upload.whole is None or len(upload.whole) > most:
             raise errors.BodyTooLarge(f"more than {most} bytes, and all of it has to be read first")
         return upload.whole

@@ -40,6 +40,8 @@ _REMEMBERED = 65_536
 """Signatures of one policy."""
 _OFFERED = 16
 """Signatures that one request may bear, old secrets' among them."""
+_MOST_HELD = 128 * 1024 * 1024
+"""Bytes of bodies that one policy reads at once: whoever sends them has proved nothing yet."""
 _LARGE = 256 * 1024
 """Bytes of a body that are digested on the loop; more would hold it for longer than a request may."""
 _SECONDS = re.compile(r"[0-9]{1,12}")
@@ -241,6 +243,8 @@ class Signed:
         self._most = settings.max_body
         self._now = tools.clock.wall
         self._seen = Seen()
+        self._held = 0
+        """Bytes of bodies that are read now."""
         describing = Describing(name, settings)
         self.forwarded = describing.forwarded
         self._identity = describing.identity(name)
@@ -270,11 +274,26 @@ class Signed:
         return self._with_body(exchange, proof)
 
     async def _with_body(self, exchange: Exchange, proof: Proof) -> Identity:
-        body = await exchange.route.gather(exchange, self._most)
-        if len(body) <= _LARGE:
-            return self._judge(proof, body)
-        expected = await asyncio.to_thread(self._expected, proof, body)
-        return self._verdict(proof, expected)
+        mine = 0
+
+        def hold(size: int) -> None:
+            nonlocal mine
+            if self._held + size > max(_MOST_HELD, self._most):
+                raise errors.AuthUnavailable(
+                    f"{self._held} bytes of bodies are held already, whose signatures are not checked yet",
+                    (("Retry-After", "1"),),
+                )
+            self._held += size
+            mine += size
+
+        try:
+            body = await exchange.route.gather(exchange, self._most, hold)
+            if len(body) <= _LARGE:
+                return self._judge(proof, body)
+            expected = await asyncio.to_thread(self._expected, proof, body)
+            return self._verdict(proof, expected)
+        finally:
+            self._held -= mine
 
     def _judge(self, proof: Proof, body: bytes) -> Identity:
         return self._verdict(proof, self._expected(proof, body))

@@ -58,7 +58,8 @@ def asked(
 ) -> Exchange:  # fmt: skip
     read: list[int] = []
 
-    async def gather(exchange: Any, most: int) -> bytes:
+    async def gather(exchange: Any, most: int, hold: Any) -> bytes:
+        hold(len(body))
         read.append(most)
         return body
 

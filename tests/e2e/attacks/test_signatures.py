@@ -230,3 +230,32 @@ async def test_a_body_that_stops_half_way_is_given_up(
     leaving.close()
     await running.eventually("gateway_requests_in_flight", 0)
     assert up.requests == []
+
+
+async def test_many_bodies_that_are_never_finished_do_not_fill_the_memory(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.auth.signed._MOST_HELD", 256 * 1024)
+    up = await origin()
+    running = await gateway(up, route={"auth": "hooks"}, auth=signed("github", max_body="200KiB"))
+    forged = post(b"X-Hub-Signature-256: sha256=" + b"0" * 64, b"Content-Length: 200000", body=None)
+    [policy] = running.gateway._resources.of("auth")
+    holding = [await raw(running) for _ in range(2)]
+    for number, client in enumerate(holding, 1):
+        await client.send(forged + b"x" * 120_000)
+        async with asyncio.timeout(10):
+            while policy._held < number * 120_000:
+                await asyncio.sleep(0.01)
+    late = await raw(running)
+    answer = await late.ask(forged + b"x" * 120_000)
+    assert (answer.status, answer.get("retry-after")) == (503, b"1")
+    small = await raw(running)
+    assert (await small.ask(post(*fields("github", running), body=BODY))).status == 200
+    for client in holding:
+        client.close()
+    async with asyncio.timeout(10):
+        while policy._held:
+            await asyncio.sleep(0.01)
+    late = await raw(running)
+    assert (await late.ask(forged + b"x" * 200_000)).status == 401
+    assert policy._held == 0
