@@ -169,7 +169,7 @@ class Fetch:
         self, where: URL, method: str, headers: list[tuple[str, str]], body: bytes | None
     ) -> Fetched:
         if self._session is None:
-            self._session = _open()
+            self._session = session(MOST_CONNECTIONS, _KEPT)
         async with self._session.request(
             method,
             where,
@@ -199,10 +199,11 @@ class Fetch:
         return bytes(body)
 
 
-def _open() -> aiohttp.ClientSession:
+def session(most: int, idle: float) -> aiohttp.ClientSession:
+    """A session for questions of the gateway's own: `most` connections, each kept for `idle` seconds; close it."""
     connector = aiohttp.TCPConnector(
-        limit=MOST_CONNECTIONS,
-        keepalive_timeout=_KEPT,
+        limit=most,
+        keepalive_timeout=idle,
         ttl_dns_cache=10,
         resolver=aiohttp.ThreadedResolver(),  # an installed aiodns would silently replace the system's
     )

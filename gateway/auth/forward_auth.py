@@ -24,7 +24,7 @@ from yarl import URL
 from gateway import errors
 from gateway.auth import Taken
 from gateway.auth.describing import Describing
-from gateway.auth.fetch import FetchError, Single, shown
+from gateway.auth.fetch import FetchError, Single, session, shown
 from gateway.auth.telling import Telling
 from gateway.config.addresses import FRAMING
 from gateway.exchange import Reply
@@ -267,7 +267,7 @@ class ForwardAuth:
 
     async def _exchange(self, question: _Question) -> _Said:
         if self._session is None:
-            self._session = _open()
+            self._session = session(MOST_CONNECTIONS, _IDLE)
         async with self._session.get(
             self._settings.url,
             headers=question.fields,
@@ -359,19 +359,3 @@ def _lines(headers: CIMultiDictProxy[str], names: tuple[str, ...]) -> list[bytes
 
 def _caching(headers: CIMultiDictProxy[str]) -> str:
     return ",".join(headers.getall("Cache-Control", ())).lower()
-
-
-def _open() -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(
-        limit=MOST_CONNECTIONS,
-        keepalive_timeout=_IDLE,
-        ttl_dns_cache=10,
-        resolver=aiohttp.ThreadedResolver(),  # an installed aiodns would silently replace the system's
-    )
-    return aiohttp.ClientSession(
-        connector=connector,
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        headers={"User-Agent": "gateway"},
-    )

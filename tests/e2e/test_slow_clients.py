@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.relay import Backlog, Upload
+from gateway.backlog import Backlog
+from gateway.relay import Upload
 from tests.kit.clock import FakeClock
 from tests.kit.origin import OK
 from tests.kit.wire import PATIENCE

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.relay import Backlog
+from gateway.backlog import Backlog
 from tests.e2e.conformance.conftest import get, post
 from tests.kit.origin import OK, chunk, reply
 from tests.kit.raw import Ended
