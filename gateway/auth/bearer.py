@@ -58,10 +58,8 @@ class Bearer:
         )
 
     def refuse(self, outcome: str, why: str) -> errors.Unauthenticated:
-        """The error for a token that is not good. `why` is for operators, and quotes nothing of it."""
-        return errors.Unauthenticated(
-            f"policy {self._policy}: {why}", (("WWW-Authenticate", INVALID),), outcome=outcome
-        )
+        """The error for a token that is not good. `why` is for operators; it quotes nothing of it."""
+        return errors.Unauthenticated(why, (("WWW-Authenticate", INVALID),), outcome=outcome)
 
 
 def scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:

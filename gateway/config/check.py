@@ -57,7 +57,7 @@ def check(config: effective.Config, parts: Parts, routes: Routes, context: Conte
         if entry.values is not None:
             upstream_rules.check_named(name, entry, context)
             upstreams.check(entry, config.upstreams[name])
-    policies = _Policies(config.server, once)
+    policies = _Policies(config, once)
     limits = entrance_rules.NamedLimits(parts, context)
     for entry, route in routes:
         _answer(entry, route, config, context)
@@ -299,8 +299,9 @@ _IDLE = {
 class _Policies:
     """Checks of effective policies; the same inherited mistake is told once."""
 
-    def __init__(self, server: model.Server, once: Once) -> None:
-        self.server = server
+    def __init__(self, config: effective.Config, once: Once) -> None:
+        self.server = config.server
+        self.auth = config.auth
         self.once = once
         self.pages: set[int] = set()
         self.kept: list[model.Errors] = []
@@ -336,7 +337,10 @@ class _Policies:
 
     def warnings(self, entry: Entry, route: effective.Route) -> None:
         """What has no effect. What a route says for all branches of its split has one if it has one for any of them."""
-        for keys, message in entrance_rules.warnings(route):
+        for keys, message in (
+            *entrance_rules.warnings(route),
+            *entrance_rules.nobody_has(route, self.auth),
+        ):
             self.once.add(entry, route.origins, keys, message, warning=True)
         found = [
             (one.origins, dict(traffic_rules.warnings(one, self.server)))

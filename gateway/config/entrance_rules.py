@@ -19,7 +19,7 @@ from gateway.config.upstream_rules import unreadable
 from gateway.config.words import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from gateway.config import effective
     from gateway.config.loading import Entry, Parts
@@ -295,6 +295,30 @@ def warnings(route: effective.Route) -> Found:
     policies = route.policies
     if policies.forward_credentials and not policies.auth:
         yield ("forward_credentials",), "forward_credentials has no effect without auth"
+
+
+_WITHOUT = {
+    "scopes": frozenset({"basic", "forward_auth", "hmac", "mtls"}),
+    "groups": frozenset({"basic", "hmac", "mtls"}),
+}
+"""What `allow` may ask for, and the methods that never tell it; groups, unless `groups` names the claim."""
+
+
+def nobody_has(route: effective.Route, auth: Mapping[str, model.AuthPolicy]) -> Found:
+    """What `allow` asks for and no policy of the route ever tells."""
+    allow, names = route.policies.allow, route.policies.auth or ()
+    if allow is None or not names or not all(name in auth for name in names):
+        return
+    for key, methods in _WITHOUT.items():
+        silent = all(
+            auth[name].method in methods and (key != "groups" or auth[name].settings.groups is None)
+            for name in names
+        )
+        if getattr(allow, key) and silent:
+            yield (
+                ("allow", key),
+                f"{' and '.join(names)} tell no {key}, so nobody is let in: ask for consumers or claims",
+            )
 
 
 class NamedLimits:

@@ -243,7 +243,7 @@ async def test_a_refusal_tells_the_operator_and_quotes_nothing(make: Make, issue
     token = issuer.sign(aud="somebody-else")
     with pytest.raises(errors.Unauthenticated) as caught:
         await known(one, bearing(token))
-    assert caught.value.detail == "policy staff: it is for another audience"
+    assert caught.value.detail == "it is for another audience"
     told = dict(caught.value.headers)["WWW-Authenticate"]
     assert told == 'Bearer realm="gateway", error="invalid_token"'
     assert one.challenge == 'Bearer realm="gateway"'

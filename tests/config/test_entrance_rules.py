@@ -235,6 +235,28 @@ def test_what_stands_at_the_top_and_belongs_elsewhere_is_told_where(key: str, wh
     assert f"does not belong here: {where}" in one(f"{key}\nroutes: [{{path: /a, to: 'http://h'}}]")
 
 
+@pytest.mark.parametrize(
+    ("policies", "groups", "told"),
+    [
+        ("[signed]", "", ["scopes: signed tell", "groups: signed tell"]),
+        ("[signed, machines]", "", ["scopes: signed and machines tell", "groups: signed and machines tell"]),
+        ("[signed, staff]", "", []),
+        ("[sso]", "", ["scopes: sso tell"]),
+        ("[machines]", "groups: '{claim.subject}'", ["scopes: machines tell"]),
+    ],
+)  # fmt: skip
+def test_what_no_policy_tells_can_not_be_asked_for(
+    policies: str, groups: str, told: list[str]
+) -> None:
+    text = (
+        f"auth:\n  machines: {{mtls: {{{groups}}}}}\n  signed: {{hmac: {{secret: {'s' * 32}}}}}\n"
+        "  staff: {jwt: 'https://i/'}\n  sso: {forward_auth: 'http://a/'}\n"
+        f"routes: [{{path: /a, to: 'http://h', auth: {policies}, allow: {{scopes: [x], groups: [y]}}}}]"
+    )
+    found = [line.partition("allow.")[2] for line in warned(text) if "nobody is let in" in line]
+    assert [line.partition(" no ")[0] for line in found] == told
+
+
 def test_what_nobody_uses_is_a_warning() -> None:
     text = f"{AUTH}{LIMITS}stores: {{s: 'redis://r'}}\nroutes: [{{path: /a, to: 'http://h'}}]"
     assert [line.partition(": ")[2] for line in warned(text)] == [
