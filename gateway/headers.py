@@ -67,6 +67,8 @@ PROTECTED = frozenset(
 )  # fmt: skip
 """What `Connection` can not name away: a client could hide from the upstream who it is (CVE-2022-31813)."""
 
+_END_TO_END = frozenset((b"cookie", b"max-forwards"))
+"""Special fields that do not pass where they are dropped: they frame no message."""
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 CONTROLS = bytes([*range(9), *range(10, 32), 127])
 _QUOTED = re.compile(r"(?:\bb|Bad status line )['\"]")
@@ -103,7 +105,7 @@ class FieldTable(dict[bytes, "bytes | int"]):
         known: bytes | int
         if TOKEN.fullmatch(name) is None:
             known = REJECT
-        elif lower in self.special:
+        elif lower in self.special and not (lower in _END_TO_END and lower in self.dropped):
             known = self.special[lower]
         elif (
             lower in self.dropped or lower.replace(b"_", b"-") in self.dropped

@@ -53,6 +53,32 @@ async def test_a_field_of_an_identity_that_the_route_sets_or_removes_is_the_rout
         assert b"root" not in up.requests[-1].head
 
 
+@pytest.mark.parametrize(
+    ("edits", "forward", "left"),
+    [
+        ({}, {}, [b"a=1"]),
+        ({"remove": ["Cookie"]}, {}, []),
+        ({"set": {"Cookie": "b=2"}}, {}, [b"b=2"]),
+        ({}, {"Cookie": "user={consumer}"}, [b"user=acme"]),
+        ({"remove": ["Cookie"]}, {"Cookie": "user={consumer}"}, []),
+    ],
+)
+async def test_cookies_that_the_route_or_the_policy_writes_are_not_the_clients(
+    origin: MakeOrigin, gateway: MakeGateway, raw: MakeClient, tmp_path: Path,
+    edits: dict[str, Any], forward: dict[str, str], left: list[bytes],
+) -> None:  # fmt: skip
+    up = await origin()
+    running = await gateway(
+        up,
+        route={"auth": "k", "headers": {"request": edits}},
+        auth=keys(tmp_path, cookie="sid", forward=forward),
+    )
+    client = await raw(running)
+    cookies = b"Cookie: a=1; sid=" + KEY.encode()
+    assert (await client.ask(get(b"/", cookies))).status == 200
+    assert up.only.all("cookie") == left
+
+
 @pytest.mark.parametrize("underscores", ["drop", "keep"])
 @pytest.mark.parametrize("name", ["X_User", "X-User_Id", "X-User-Id"])
 async def test_a_field_that_an_identity_writes_can_not_be_forged_with_hyphens_for_underscores(
