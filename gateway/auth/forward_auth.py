@@ -54,6 +54,7 @@ _PASSED = (
 """Fields of a refusal that the client is given."""
 _OWN = (
     "host",
+    "expect",
     "x-forwarded-method",
     "x-forwarded-proto",
     "x-forwarded-host",

@@ -18,6 +18,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import math
 import re
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -219,9 +220,9 @@ class Seen:
     def add(self, digest: bytes, until: float, now: float) -> bool:
         """Remember it. False: it is remembered already."""
         known = self._until
-        if known.get(digest, now) > now:
+        if known.get(digest, -math.inf) >= now:
             return False
-        while known and (len(known) >= self._most or next(iter(known.values())) <= now):
+        while known and (len(known) >= self._most or next(iter(known.values())) < now):
             known.popitem(last=False)
         known[digest] = until
         return True

@@ -2,7 +2,8 @@
 
 Rules of this file: `{name}` with a name of `[a-z_.0-9-]` is a placeholder, `{name|text}` gives a
 default, `{{` is a literal `{`, every other brace is text. A value never carries more than text:
-control bytes are dropped, and it is escaped for the place that it goes to. Text without
+control bytes are dropped, and it is escaped for the place that it goes to. Where it says who a
+client is they are U+FFFD instead: nobody becomes `admin` by the name `ad` NUL `min`. Text without
 placeholders is a constant and costs nothing.
 """
 
@@ -50,6 +51,7 @@ TLS: Final = frozenset(
 
 _PLACEHOLDER = re.compile(r"\{\{|\{([a-z_.0-9-]+)(?:\|([^{}]*))?\}")
 _CONTROLS: Final = dict.fromkeys([*range(32), 127])
+_MARKED: Final = dict.fromkeys([*range(32), 127], "\N{REPLACEMENT CHARACTER}")
 _SEPARATORS = re.compile(r"[&=+;#]")
 _NOT_IN_URLS = re.compile(r"[^A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]")
 
@@ -152,11 +154,14 @@ def _getter(name: str) -> Callable[[View], str | None]:
         return _simple(name)
     kind, _, key = name.partition(".")
     if name == "consumer":
-        return lambda view: None if view.identity is None else view.identity.consumer
+        return lambda view: None if view.identity is None else _marked(view.identity.consumer)
     if kind == "claim" and key:
-        return lambda view: None if view.identity is None else claim_text(view.identity.claim(key))
+        return lambda view: (
+            None if view.identity is None else _marked(claim_text(view.identity.claim(key)))
+        )
     if kind == "tls" and key in TLS:
-        return _of_tls(key)
+        of_tls = _of_tls(key)
+        return lambda view: _marked(of_tls(view))
     if kind not in KEYED or not key:
         known = ", ".join(
             sorted(
@@ -206,6 +211,11 @@ def _of_tls(key: str) -> Callable[[View], str | None]:
         return (found or None) if isinstance(found, str) else _joined(list(found))
 
     return value
+
+
+def _marked(text: str | None) -> str | None:
+    """A name, so that it stays different from what it would be without its control bytes."""
+    return text if text is None or text.isprintable() else text.translate(_MARKED)
 
 
 def claim_text(value: Any) -> str | None:

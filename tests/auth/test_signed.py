@@ -420,10 +420,16 @@ def test_nothing_counts_twice_before_it_is_over(steps: list[tuple[str, int]]) ->
     seen, until, now = Seen(), dict[str, float](), 0.0
     for word, wait in steps:
         now += wait
-        assert seen.add(word.encode(), now + 5.0, now) == (until.get(word, 0.0) <= now)
-        until[word] = (
-            max(until.get(word, 0.0), now + 5.0) if until.get(word, 0.0) <= now else until[word]
-        )
+        over = until.get(word, -1.0) < now
+        assert seen.add(word.encode(), now + 5.0, now) == over
+        if over:
+            until[word] = now + 5.0
+
+
+def test_at_the_very_moment_at_which_it_is_still_good_it_counts_once() -> None:
+    seen = Seen()
+    assert seen.add(b"x", until=5.0, now=5.0)
+    assert not seen.add(b"x", until=5.0, now=5.0)
 
 
 # ── what else a policy says ─────────────────────────────────────────────────────────────────────

@@ -547,7 +547,8 @@ async def test_a_field_that_frames_a_message_can_not_be_copied(
 
 
 @pytest.mark.parametrize(
-    "name", ["X-Forwarded-Uri", "x-forwarded-for", "Host", "Transfer-Encoding", "Content-Length"]
+    "name",
+    ["X-Forwarded-Uri", "x-forwarded-for", "Host", "Expect", "Transfer-Encoding", "Content-Length"],
 )
 async def test_a_field_of_the_question_itself_can_not_be_sent_by_clients_too(
     origin: MakeOrigin, gateway: MakeGateway, name: str

@@ -55,8 +55,29 @@ async def test_a_claim_can_not_add_a_field_of_its_own(guarded: Guarded) -> None:
     evil = "ann\r\nX-Admin: yes\r\n\r\nGET /evil HTTP/1.1"
     await guarded.accepted(guarded.issuer.sign(sub=evil, name="Änn\0"))
     assert guarded.up.only.get("x-admin") is None
-    assert guarded.up.only.get("x-user") == b"annX-Admin: yesGET /evil HTTP/1.1"
-    assert guarded.up.only.get("x-name") == "Änn".encode()
+    assert (
+        guarded.up.only.get("x-user")
+        == "ann??X-Admin: yes????GET /evil HTTP/1.1".replace(
+            "?", "\N{REPLACEMENT CHARACTER}"
+        ).encode()
+    )
+    assert guarded.up.only.get("x-name") == "Änn\N{REPLACEMENT CHARACTER}".encode()
+
+
+@pytest.mark.parametrize("name", ["ad\0min", "admin\n", "\tadmin", "ad\x7fmin"])
+async def test_a_name_with_control_characters_is_nobody_elses(guarded: Guarded, name: str) -> None:
+    await guarded.start(
+        consumer="{claim.sub}",
+        forward={"X-User": "{claim.sub}", "X-Consumer": "{consumer}"},
+        route={
+            "allow": {"consumers": ["admin"], "mode": "report"},
+            "headers": {"request": {"set": {"X-Sub": "{claim.sub}", "X-Who": "{consumer}"}}},
+        },
+    )
+    await guarded.accepted(guarded.issuer.sign(sub=name))
+    for field in ("x-user", "x-consumer", "x-sub", "x-who"):
+        assert guarded.up.only.get(field) not in (b"admin", None)
+    assert guarded.counted("would_deny") == 1
 
 
 async def test_no_token_is_told_what_is_wanted_and_no_error(guarded: Guarded) -> None:
