@@ -94,7 +94,8 @@ def check_url(word: str) -> str:
         raise ValueError(f"{scheme}:// is not spoken here{hint}")
     for sign, what in (("?", "query"), ("#", "fragment"), ("@", "user")):
         if sign in rest and not (sign == "@" and "/" in rest.split("@")[0]):
-            raise ValueError(f"{word}: the URL of a target has no {what}")
+            shown = re.sub(r"//.*@", "//***@", word)  # it may be a password
+            raise ValueError(f"{shown}: the URL of a target has no {what}")
     _check_authority(word)
     return scheme.lower() + mark + rest
 

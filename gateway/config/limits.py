@@ -208,6 +208,9 @@ Limited = Annotated[
 # ── stores ──────────────────────────────────────────────────────────────────────────────────────
 
 
+_ESCAPES = "in a password write %2F for /, %23 for #, %3F for ?, %40 for @"
+
+
 class StoreUrl(Secret):
     """A URL that prints without its password."""
 
@@ -232,18 +235,22 @@ class StoreUrl(Secret):
         scheme = url.partition("://")[0]
         if scheme not in ("redis", "rediss", "unix") or "://" not in url:
             raise refuse("a URL such as redis://HOST:6379/0, rediss://… or unix:///PATH is wanted")
+        if re.search(r"[\x00-\x20\x7f]", url):
+            raise refuse("this URL holds a blank or a control character")
         try:
             parts = urlsplit(url)
             place = parts.path if scheme == "unix" else parts.hostname
             _ = parts.port
-        except ValueError as error:
-            raise refuse(f"this is no URL of a store: {error}") from None
-        if not place:
-            raise refuse("this URL names no host: write one such as redis://redis:6379/0")
+        except ValueError:  # its text may quote a part of the password
+            raise refuse(f"the host or the port in this URL is none: {_ESCAPES}") from None
         if parts.query or parts.fragment:
             raise refuse(
-                "the URL of a store has no ? and no #: its settings have keys of their own"
+                f"the URL of a store has no ? and no #: its settings have keys of their own; {_ESCAPES}"
             )
+        if not place:
+            raise refuse("this URL names no host: write one such as redis://redis:6379/0")
+        if scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path):
+            raise refuse("behind the host of a store is the number of a database, such as /0")
         return cls(url)
 
 

@@ -203,6 +203,8 @@ ISSUER = "issuer: 'https://i/'"
         (model.Store, "memcached://r", "a URL such as redis://HOST:6379/0"),
         (model.Store, "redis://", "names no host"),
         (model.Store, "redis://r/0?db=1", "no ? and no #"),
+        (model.Store, "redis://r/first", "the number of a database, such as /0"),
+        (model.Store, '"redis://:a\\tb@r/0"', "a blank or a control character"),
         (model.Cors, "app.example.com", "write https://app.example.com"),
         (model.Cors, "https://app.example.com/", "has no path: write https://app.example.com"),
         (model.Cors, "https://app.*.com", "write https://*.example.com"),
@@ -230,3 +232,7 @@ def test_this_machine_may_be_asked_without_tls(host: str) -> None:
 def test_a_password_is_in_no_message() -> None:
     assert "hunter2" not in wrong(model.Store, "redis://:hunter2@r/0?x=1")
     assert "hunter2" not in wrong(model.Store, "redis://:hunter2@r:port/0")
+    for sign in "/#?":  # it ends the host, and what is before it looks like a port
+        told = wrong(model.Store, f"redis://:hunter2{sign}3@r/0")
+        assert "hunter2" not in told
+        assert "%2F for /" in told

@@ -202,7 +202,7 @@ def test_a_unix_socket_may_have_a_mode() -> None:
         ("ftp://h", "http, https and unix are"),
         ("http://h?x", "has no query"),
         ("http://h/#x", "has no fragment"),
-        ("http://u:p@h", "has no user"),
+        ("http://u:p@h", "http://***@h: the URL of a target has no user"),
         ("http://", "names no host"),
         ("http://h:0", "the port is missing"),
         ("http://h:x", "no URL"),
