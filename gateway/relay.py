@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -21,11 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from aiohttp import StreamReader
-    from aiohttp.base_protocol import BaseProtocol
 
     from gateway.clock import Clock
     from gateway.exchange import Exchange
-    from gateway.incoming import Incoming
     from gateway.middleware.tap import Tap
     from gateway.upstream.wire import Wire
 
@@ -46,56 +45,76 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+def _all_of(payload: StreamReader, exchange: Exchange) -> bytes:
+    """A body that is here already, to its end."""
+    if payload is EMPTY_PAYLOAD or payload.at_eof():
+        return b""
+    buffer = payload._buffer
+    if len(buffer) == 1 and not (
+        payload._buffer_offset or exchange.incoming.protocol._reading_paused
+    ):
+        return buffer[
+            0
+        ]  # nobody reads it again, so its book-keeping is left undone: that costs seven calls
+    return payload.read_nowait(-1)
+
+
 class BodyTimeout(errors.ClientTimeout, TimeoutError):
     """The client stopped sending, or sends too slowly. A TimeoutError only since aiohttp logs any other as its own bug."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the bodies of one route's requests may be, and how long they may take."""
+
+    clock: Clock
+    most: float
+    """Bytes."""
+    keep: int
+    """Bytes up to which a body can be sent once more."""
+    idle: float
+    """Seconds that the client may send nothing."""
+    rate: float
+    """Bytes a second that it must send at least."""
+    unread: float
+    """Seconds that the upstream may read nothing."""
+    reports: bool = False
+    """A body of more than `most` bytes passes, and that is noted."""
 
 
 class Upload:
     """A request's body on its way to the upstream."""
 
-    def __init__(
-        self,
-        incoming: Incoming,
-        exchange: Exchange,
-        clock: Clock,
-        *,
-        most: float,
-        keep: int,
-        idle: float,
-        rate: float,
-        unread: float,
-        reports: bool = False,
-    ) -> None:
-        """`idle`: seconds that the client may send nothing; `unread`: that the upstream may read nothing; `reports`: a body
-        of more than `most` bytes passes, and that is noted.
-        """
+    # For one that is whole already, which is most, these stand for all that has not happened.
+    _kept: list[bytes] | None = None
+    """What was sent, for another try; None: too much to keep."""
+    _ahead: list[bytes] = []  # noqa: RUF012 - this one is never written to
+    """What `gather` has read and nobody has taken yet."""
+    _size = 0
+    _waited = 0.0
+    due = math.inf
+    begun = False
+    """A byte of it has been taken from the client for the upstream."""
+
+    def __init__(self, exchange: Exchange, terms: Terms) -> None:
         self._exchange = exchange
-        self._client: BaseProtocol = incoming.protocol
-        self._payload = incoming.payload
-        self._clock = clock
-        self._most = most
-        self._reports = reports
-        self._idle = idle
-        self._rate = rate
-        self._unread = unread
-        self._keep = keep
-        self._kept: list[bytes] | None = []
-        self._size = 0
-        self._waited = 0.0
-        self._ahead: list[bytes] = []
-        """What `gather` has read and nobody has taken yet."""
-        self.due = math.inf
+        self._terms = terms
+        self._payload = payload = exchange.incoming.payload
         self.chunked = exchange.length is None
-        self.begun = False
-        """A byte of it has been taken from the client for the upstream."""
-        # Asked once: it may become true while the connection is made, and then nobody would pump.
-        self.whole: bytes | None = self._gathered() if self._payload.is_eof() else None
+        self.whole: bytes | None = None
         """All of it, where it is in memory and not larger than the replay buffer; None while it streams."""
+        # Asked once: it may become true while the connection is made, and then nobody would pump.
+        if payload.is_eof():
+            self.begun = True
+            self.whole = data = _all_of(payload, exchange)
+            self._measure(data)
+        else:
+            self._kept, self._ahead = [], []
 
     @property
     def replayable(self) -> bool:
         """Whether it can be sent once more."""
-        return not self.begun or (self.whole is not None and self._size <= self._keep)
+        return not self.begun or (self.whole is not None and self._size <= self._terms.keep)
 
     @property
     def unsent(self) -> bool:
@@ -111,19 +130,13 @@ class Upload:
             return LAST_CHUNK
         return b"%x\r\n%b\r\n0\r\n\r\n" % (len(self.whole), self.whole)
 
-    def _gathered(self) -> bytes:
-        data = b"" if self._payload.at_eof() else self._payload.read_nowait(-1)
-        self.begun = True
-        self._measure(data)
-        return data
-
     async def gather(self, most: int, hold: Callable[[int], None] | None = None) -> None:
         """Read up to `most` bytes before a target is chosen: all of it, or what is sent first once it has one.
 
         `hold` is told of the bytes of each piece, and may raise. Raises errors.ClientTimeout, errors.BodyTooLarge,
         errors.BadRequest.
         """
-        self._clock.watched.add(self)
+        self._terms.clock.watched.add(self)
         size = 0
         try:
             self._invite()
@@ -141,15 +154,15 @@ class Upload:
         except RuntimeError as gone:
             raise errors.ClientClosed(repr(gone)) from None
         finally:
-            self._clock.watched.discard(self)
+            self._terms.clock.watched.discard(self)
 
     async def pump(self, wire: Wire, first_byte: float) -> None:
         """Move the body while the upstream's answer is awaited; a fault of the client is told to whoever waits on `wire`."""
-        self._clock.watched.add(self)
+        self._terms.clock.watched.add(self)
         try:
             await self._move(wire)
             if wire.due == math.inf:
-                wire.due = self._clock.now() + first_byte
+                wire.due = self._terms.clock.now() + first_byte
         except asyncio.CancelledError:
             raise
         except errors.GatewayError as fault:
@@ -162,16 +175,16 @@ class Upload:
             if wire.transport is not None:
                 wire.set_exception(errors.UpstreamReset(repr(lost)))
         finally:
-            self._clock.watched.discard(self)
+            self._terms.clock.watched.discard(self)
 
     def _invite(self) -> None:
         """Ask for the body, where the client waits for that."""
         if (
             self._exchange.expects
             and self._payload.total_bytes == 0
-            and self._client.transport is not None
+            and self._exchange.incoming.protocol.transport is not None
         ):
-            self._client.transport.write(CONTINUE)
+            self._exchange.incoming.protocol.transport.write(CONTINUE)
 
     async def _next(self) -> bytes:
         """The next piece for the upstream; empty at the end."""
@@ -195,7 +208,7 @@ class Upload:
                 wire.transport.write(data)
             if wire.writing_paused:
                 if backlog is None:
-                    backlog = _upstream_backlog(wire, self._clock, self._unread)
+                    backlog = _upstream_backlog(wire, self._terms.clock, self._terms.unread)
                 await backlog.drain()
         if self.chunked and wire.transport is not None:
             wire.transport.write(LAST_CHUNK)
@@ -203,13 +216,13 @@ class Upload:
             self.whole = b"".join(self._kept)
 
     async def _read(self) -> bytes:
-        began = self._clock.now()
-        self.due = began + self._idle
+        began = self._terms.clock.now()
+        self.due = began + self._terms.idle
         data = await self._payload.readany()
         self.due = math.inf
-        self._waited += self._clock.now() - began
-        if self._waited > _RATE_GRACE and self._size + len(data) < self._rate * self._waited:
-            raise BodyTimeout(f"the body came at less than {self._rate:g} bytes a second")
+        self._waited += self._terms.clock.now() - began
+        if self._waited > _RATE_GRACE and self._size + len(data) < self._terms.rate * self._waited:
+            raise BodyTimeout(f"the body came at less than {self._terms.rate:g} bytes a second")
         return data
 
     def _measure(self, data: bytes) -> None:
@@ -217,15 +230,15 @@ class Upload:
         self._exchange.bytes_in = self._size
         if self._exchange.tap is not None:
             self._exchange.tap.on_request(data)
-        if self._size > self._most:
-            if not self._reports:
-                raise errors.BodyTooLarge(f"the body is larger than {self._most:g} bytes")
+        if self._size > self._terms.most:
+            if not self._terms.reports:
+                raise errors.BodyTooLarge(f"the body is larger than {self._terms.most:g} bytes")
             would_refuse(self._exchange, errors.BodyTooLarge.reason)
 
     def _keep_for_another_try(self, data: bytes) -> None:
         self.begun = True
         if self._kept is not None:
-            if self._size <= self._keep:
+            if self._size <= self._terms.keep:
                 self._kept.append(data)
             else:
                 self._kept = None
@@ -233,7 +246,7 @@ class Upload:
     def expire(self) -> None:
         """The client has sent nothing for too long."""
         self.due = math.inf
-        self._payload.set_exception(BodyTimeout(f"no byte of the body for {self._idle:g} s"))
+        self._payload.set_exception(BodyTimeout(f"no byte of the body for {self._terms.idle:g} s"))
 
 
 class Download:

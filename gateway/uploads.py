@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gateway import errors
-from gateway.relay import Upload
+from gateway.relay import Terms, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,20 +24,19 @@ class Uploads:
 
     def __init__(self, policies: model.Policies, limits: model.Limits, clock: Clock) -> None:
         most, idle, unread = policies.body.max, limits.body_idle, policies.timeouts.idle
-        self._clock = clock
-        self._most = math.inf if most is None else most
-        self._keep = 0 if policies.retry is None else policies.retry.replay_body
-        self._idle = math.inf if idle is None else idle
-        self._rate = policies.body.min_rate or limits.body_min_rate or 0.0
-        self._unread = math.inf if unread is None else unread
-        self._reports = policies.body.mode == "report"
+        self._terms = Terms(
+            clock,
+            most=math.inf if most is None else most,
+            keep=0 if policies.retry is None else policies.retry.replay_body,
+            idle=math.inf if idle is None else idle,
+            rate=policies.body.min_rate or limits.body_min_rate or 0.0,
+            unread=math.inf if unread is None else unread,
+            reports=policies.body.mode == "report",
+        )
 
     def __call__(self, exchange: Exchange) -> Upload:
         """The body of this request."""
-        return Upload(
-            exchange.incoming, exchange, self._clock, most=self._most, keep=self._keep, idle=self._idle, rate=self._rate,
-            unread=self._unread, reports=self._reports,
-        )  # fmt: skip
+        return Upload(exchange, self._terms)
 
     async def gather(
         self, exchange: Exchange, most: int, hold: Callable[[int], None] | None = None

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gateway import errors
 from gateway.exchange import Exchange
-from gateway.relay import BodyTimeout, Download, Upload, stream
+from gateway.relay import BodyTimeout, Download, Terms, Upload, stream
 from tests.kit.clock import FakeClock
 from tests.kit.wire import PATIENCE
 
@@ -97,12 +97,10 @@ class Case:
         if ended:
             self.payload.feed_eof()
         given_words = {"most": math.inf, "keep": 10, "idle": 30.0, "rate": 0.0, "unread": 60.0}
-        self.upload = Upload(
-            cast("Any", SimpleNamespace(protocol=self.client, payload=self.payload)),
-            self.exchange,
-            self.clock,
-            **{**given_words, **words},
+        self.exchange.incoming = cast(
+            "Any", SimpleNamespace(protocol=self.client, payload=self.payload)
         )
+        self.upload = Upload(self.exchange, Terms(self.clock, **{**given_words, **words}))
         self.pumping: asyncio.Task[None] | None = None
 
     def start(self) -> None:

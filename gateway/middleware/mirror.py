@@ -275,18 +275,21 @@ def mirroring(mirror: Mirror, share: float, forward: Handler) -> Handler:
     return mirrors
 
 
+def _seen(exchange: Exchange) -> bool:
+    """Whether all of the request's body has passed the tap."""
+    upload = exchange.upload
+    if not exchange.has_body or (upload is not None and upload.whole is not None):
+        return True
+    return exchange.incoming.payload.at_eof()
+
+
 def ended(exchange: Exchange) -> None:
     """The exchange is over: send the copy, or forget it."""
     tap = exchange.tap
     if tap is None:
         return
     exchange.tap = None
-    if (
-        exchange.reason
-        or exchange.source != "upstream"
-        or exchange.upgraded
-        or (exchange.has_body and not exchange.incoming.payload.at_eof())
-    ):
+    if exchange.reason or exchange.source != "upstream" or exchange.upgraded or not _seen(exchange):
         tap.drop()
     else:
         tap.done(exchange)
