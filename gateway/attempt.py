@@ -175,6 +175,8 @@ class Attempt:
         if bodiless or head is None or not head.fits(message, self._table):
             head = ResponseHead(message, self._table, bodiless=bodiless)
             wire.last_head = None if bodiless else head
+            if head.bound:
+                wire._should_close = True  # or the next client would be served as this one
         lines = [*head.lines]
         if not head.dated:
             lines.append(self._clock.date_line)

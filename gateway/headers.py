@@ -25,7 +25,8 @@ DROP = 0
     REJECT,
     TRAILER,
     COOKIE,
-) = range(1, 13)
+    CHALLENGE,
+) = range(1, 14)
 """Fields that decide something: the reader of the head acts on them."""
 
 HOP_BY_HOP = {
@@ -58,6 +59,7 @@ RESPONSE = HOP_BY_HOP | {
     b"te": DROP,
     b"trailer": TRAILER,
     b"date": DATE,
+    b"www-authenticate": CHALLENGE,
 }
 
 PROTECTED = frozenset(
@@ -67,7 +69,7 @@ PROTECTED = frozenset(
 )  # fmt: skip
 """What `Connection` can not name away: a client could hide from the upstream who it is (CVE-2022-31813)."""
 
-_END_TO_END = frozenset((b"cookie", b"max-forwards"))
+_END_TO_END = frozenset((b"cookie", b"max-forwards", b"www-authenticate"))
 """Special fields that do not pass where they are dropped: they frame no message."""
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 CONTROLS = bytes([*range(9), *range(10, 32), 127])

@@ -6,6 +6,7 @@ came from the other side is scanned once for control bytes before it leaves. Pur
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from gateway import errors, headers
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.headers import FieldTable
     from gateway.upstream.upstream import Target
 
+_binding = re.compile(rb"(?:^|,)[ \t]*(?:ntlm|negotiate)(?:[ \t,]|$)", re.IGNORECASE).search
 _KEEP = (b"keep-alive", b"close", b"Keep-Alive", b"Close")
 _status_lines: dict[tuple[int, str], bytes] = {}
 _REMEMBERED = 1_000
@@ -118,8 +120,8 @@ class ResponseHead:
     """An upstream's final head, taken apart: the lines that pass and what frames the body."""
 
     __slots__ = (
-        "_named", "chunked", "code", "dated", "length", "lines", "raw_headers", "reason", "start", "table", "upgrade",
-        "version",
+        "_named", "bound", "chunked", "code", "dated", "length", "lines", "raw_headers", "reason", "start", "table",
+        "upgrade", "version",
     )  # fmt: skip
 
     def __init__(self, message: RawResponseMessage, table: FieldTable, *, bodiless: bool) -> None:
@@ -141,6 +143,8 @@ class ResponseHead:
         self.chunked = False
         self.upgrade = b""
         self.dated = False
+        self.bound = False
+        """The server may take its connection for the client's from now on (NTLM, Negotiate: RFC 4559 section 6)."""
         self._named: list[bytes] = []
         lines: list[bytes] = []
         self.lines = lines
@@ -188,8 +192,9 @@ class ResponseHead:
             self._code(value)
         elif known == headers.UPGRADE:
             self.upgrade = value.lower()
-        elif known == headers.TRAILER:
+        elif known in (headers.TRAILER, headers.CHALLENGE):
             self.lines.append(b"%b: %b\r\n" % (name, value))
+            self.bound |= known == headers.CHALLENGE and _binding(value) is not None
         elif known == headers.REJECT:
             raise errors.UpstreamBadResponse("a field name that is no token")
 
