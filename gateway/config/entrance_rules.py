@@ -184,6 +184,8 @@ def check_listener(entry: Entry, context: Context) -> None:
         found = missing(*TLS)
         if found is not None:
             context.add(entry.raw, entry.path, ("tls",), found)
+        for key, message in _clients(tls):
+            context.add(entry.raw, entry.path, ("tls", key), message)
         for error in keypairs.mistakes(tls) if found is None else ():
             context.add(entry.raw, entry.path, ("tls", *error.keys), str(error))
         if listener.redirect_to_https is not None:
@@ -197,6 +199,16 @@ def check_listener(entry: Entry, context: Context) -> None:
         if not unix and listener.bind.unix is not None:
             message = "the peers of a unix socket have no address: write from: unix"
             context.add(entry.raw, entry.path, ("proxy_protocol", "from"), message)
+
+
+def _clients(tls: model.ListenerTls) -> Iterator[tuple[str, str]]:
+    asks = tls.client_auth != "off"
+    if asks and tls.client_ca is None:
+        yield "client_auth", f"{tls.client_auth} needs client_ca: who vouches for clients"
+    if not asks and tls.client_ca is not None:
+        yield "client_ca", "nobody is asked: write client_auth: optional, or required"
+    if not asks and tls.forward_client_cert:
+        yield "forward_client_cert", "nobody is asked: write client_auth and client_ca"
 
 
 # ── routes ──────────────────────────────────────────────────────────────────────────────────────

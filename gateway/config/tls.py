@@ -5,12 +5,12 @@ The rules are those of `model.py`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from gateway.config.forms import Model
-from gateway.config.scalars import Network, refuse
+from gateway.config.scalars import Network
 from gateway.config.texts import FilePath
 
 
@@ -44,18 +44,6 @@ class ListenerTls(Model):
         False, description="whether upstreams get Client-Cert and Client-Cert-Chain (RFC 9440)"
     )
     watch: bool = Field(True, description="whether files that change are read again")
-
-    @model_validator(mode="after")
-    def _clients(self) -> Self:
-        if self.client_auth != "off" and self.client_ca is None:
-            raise refuse(
-                f"client_auth: {self.client_auth} needs client_ca: who vouches for clients"
-            )
-        if self.client_auth == "off" and self.client_ca is not None:
-            raise refuse("client_ca: nobody is asked: write client_auth: optional, or required")
-        if self.client_auth == "off" and self.forward_client_cert:
-            raise refuse("forward_client_cert: nobody is asked: write client_auth and client_ca")
-        return self
 
 
 class ProxyProtocol(Model):

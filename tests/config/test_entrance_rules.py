@@ -298,6 +298,23 @@ def test_what_cannot_be_of_a_listener_is_told(listener: str, line: str) -> None:
     assert line in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("tls", "place", "told"),
+    [
+        ("client_auth: required", "client_auth", "required needs client_ca: who vouches for clients"),
+        ("client_ca: no.pem", "client_ca", "nobody is asked: write client_auth: optional, or required"),
+        ("forward_client_cert: on", "forward_client_cert", "nobody is asked: write client_auth and client_ca"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_hides_no_other_mistake(tls: str, place: str, told: str) -> None:
+    found = refused(
+        f"listeners: [{{bind: 127.0.0.1:1, tls: {{certificates: no.crt, {tls}}}}}]\n"
+        "routes: [{path: /a, to: 'http://h'}]"
+    )
+    assert any(f"listeners[0].tls.{place}: {told}" in line for line in found)
+    assert any("no.crt cannot be read" in line for line in found)
+
+
 def test_a_certificate_and_its_key_that_are_missing_are_told_at_once() -> None:
     pairs = "[{cert: no.crt, key: no.key}, {cert: other.crt}]"
     found = refused(
