@@ -297,6 +297,19 @@ def _own_path(value: object) -> str:
 OwnPath = Annotated[str, BeforeValidator(_own_path)]
 
 
+def _landing(value: object) -> str:
+    word = read_text(value, "a path such as /bye, or a URL")
+    if re.fullmatch(r"/(?![/\\])[!-~]*", word) and "\\" not in word:
+        return word
+    if "://" not in word or "\\" in word:
+        raise refuse(f"{word!r} is neither a path of this host, such as /bye, nor a URL")
+    return _service(word)
+
+
+Landing = Annotated[str, BeforeValidator(_landing)]
+"""Where a browser is sent: a path of the same host, or a URL that is written in full."""
+
+
 class Session(Model):
     """The cookie that a login leaves, sealed with `server.secret`."""
 
@@ -320,7 +333,7 @@ class Oidc(Method):
     scopes: tuple[str, ...] = Field(("openid",), description="that are asked for")
     callback: OwnPath = Field("/oauth2/callback", description="where the provider sends back to")
     logout: OwnPath = Field("/oauth2/logout", description="a visit ends the session")
-    after_logout: str = Field("/", description="and leads there: a path, or a URL")
+    after_logout: Landing = Field("/", description="and leads there: a path, or a URL")
     session: Session = Field(default_factory=built_in(Session), description="the cookie")
     leeway: Duration = Field(30.0, description="how far clocks may be apart")
     timeout: Period = Field(5.0, description="of one question to the provider")

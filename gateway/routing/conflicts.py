@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway import errors
+from gateway.config import effective
 from gateway.config.effective import Problem
 from gateway.routing import examples, paths
 from gateway.routing.match import KINDS
@@ -24,7 +25,6 @@ from gateway.routing.router import Entry, Router
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from gateway.config import effective
     from gateway.config.effective import Place
     from gateway.routing.router import Node, Tree
 
@@ -78,6 +78,8 @@ class _Names:
             counts[route.place.file] += 1
 
     def path(self, route: effective.Route) -> str:
+        if isinstance(route.answer, effective.SignIn):
+            return f"auth.{route.answer.policy}.oidc.{route.answer.does}"
         return f"routes[{self._index[route.place]}]"
 
     def tie(self, tie: _Tie) -> Problem:
@@ -91,6 +93,10 @@ class _Names:
             else "nothing shows that no request fits both regexes"
         )
         remedy = "give one of them another `priority` or one more condition"
+        if isinstance(two.answer, effective.SignIn):
+            remedy = f"write another {two.answer.does} in auth.{two.answer.policy}"
+        elif isinstance(one.answer, effective.SignIn):
+            remedy = f"write another {one.answer.does} in auth.{one.answer.policy}"
         return Problem(two.place, self.path(two), f"{both} have equal rank: {proof}; {remedy}")
 
 

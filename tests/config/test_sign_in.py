@@ -79,7 +79,10 @@ def test_two_logins_with_one_path_on_one_host_are_told_to_differ(key: str) -> No
     text = "[{path: /a/*, auth: one}, {path: /b/*, auth: two}]"
     with pytest.raises(ConfigError) as raised:
         loaded(text, auth=auth)
-    assert f"auth.one.{key}" in str(raised.value)
+    (told,) = raised.value.problems
+    assert f"auth.one.{key}" in told.message
+    assert told.message.endswith(f"; write another {key} in auth.{told.path.split('.')[1]}")
+    assert told.path in (f"auth.one.oidc.{key}", f"auth.two.oidc.{key}")
     loaded(text, auth={**auth, "two": {"oidc": {**OIDC, **apart}}})
     loaded(
         "[{path: /a/*, host: a.test, auth: one}, {path: /b/*, host: b.test, auth: two}]", auth=auth
@@ -101,7 +104,9 @@ def test_logins_that_would_overwrite_each_others_cookies_are_warned_of() -> None
 
 
 def test_a_route_that_is_written_for_the_very_same_is_a_conflict() -> None:
-    with pytest.raises(ConfigError, match=r"auth\.login\.callback"):
+    with pytest.raises(
+        ConfigError, match=r"auth\.login\.callback.*write another callback in auth\.login"
+    ):
         loaded("[{path: /a/*, auth: login}, {path: /oauth2/callback, methods: GET}]")
 
 
