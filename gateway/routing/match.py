@@ -329,16 +329,35 @@ def query_values(query: str, name: str) -> list[str]:
     """Every value of `name` in a raw query, decoded; a name without `=` has the empty value."""
     if not query:
         return []
+    if "%" in query or "+" in query:
+        return [_decoded(found[1] or "") for found in _parameter(name).finditer(query)]
     found = []
     for part in query.split("&"):
         key, _, value = part.partition("=")
-        if part and (key == name or _decoded(key) == name):
-            found.append(_decoded(value))
+        if part and key == name:
+            found.append(value)
     return found
 
 
+@lru_cache(maxsize=1024)
+def _parameter(name: str) -> re.Pattern[str]:
+    """Finds a parameter however its name is spelt: a query of two thousand names would cost six milliseconds to decode."""
+    spelt = "".join(map(_spelt, name))
+    return re.compile(f"(?:^|(?<=&)){spelt}(?:=([^&]*))?(?=&|$)")
+
+
+_AS_IT_IS = {" ": r"\+|\ |", "+": "", "%": "%(?![0-9A-Fa-f]{2})|"}
+
+
+def _spelt(character: str) -> str:
+    encoded = "".join(f"%{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+    # In a query a `+` is a space, and a `%` that begins a triplet is none.
+    plain = _AS_IT_IS.get(character, re.escape(character) + "|")
+    return f"(?:{plain}(?i:{encoded}))"
+
+
 def _decoded(part: str) -> str:
-    """Most names and values have nothing to decode."""
+    """Most values have nothing to decode."""
     return unquote_plus(part) if "%" in part or "+" in part else part
 
 
@@ -346,12 +365,17 @@ def cookie_values(headers: MultiMapping[str], name: str) -> list[str]:
     """Every value of the cookie `name`, without its quotes (RFC 6265 section 4.1.1)."""
     found = []
     for field in headers.getall("Cookie", ()):
-        for part in field.split(";"):
-            key, separator, value = part.strip(" \t").partition("=")
-            if separator and key == name:
-                quoted = len(value) > 1 and value[0] == value[-1] == '"'
-                found.append(value[1:-1] if quoted else value)
+        for text in _cookies(name)(field):
+            value = text.rstrip(" \t")
+            quoted = len(value) > 1 and value[0] == value[-1] == '"'
+            found.append(value[1:-1] if quoted else value)
     return found
+
+
+@lru_cache(maxsize=1024)
+def _cookies(name: str) -> Callable[[str], list[str]]:
+    """Finds a cookie: a field of ten thousand `;` is not cut into as many pieces."""
+    return re.compile(f"(?:^|;)[ \t]*{re.escape(name)}=([^;]*)").findall
 
 
 # ── methods ─────────────────────────────────────────────────────────────────────────────────────

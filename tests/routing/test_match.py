@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote_plus
 
 import pytest
 from hypothesis import given
@@ -170,3 +171,58 @@ def test_a_group_of_a_regex_takes_the_bytes_that_came() -> None:
     assert capture is not None
     assert capture("/u/%7Eann", "/u/~ann") == {"name": "%7Eann"}
     assert capture("/%75/%7Eann", "/u/~ann") == {"name": "~ann"}
+
+
+# ── values, however they are spelt ──
+
+_NAMES = st.sampled_from(["a", "ab", "a b", "é", "a+b", "a%b", "A"])
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["a", "b", "&", "=", "%61", "%41", "%62", "+", "%20", "%c3%a9", "%C3%A9", "%2b", "%25", "%", ";", "é", " "]
+        ),
+        max_size=12,
+    ),
+    _NAMES,
+)  # fmt: skip
+def test_the_values_of_a_parameter_are_those_of_a_query_whose_every_name_is_decoded(
+    pieces: list[str], name: str
+) -> None:
+    query = "".join(pieces)
+    pairs = [part.partition("=") for part in query.split("&") if part]
+    wanted = [unquote_plus(value) for key, _, value in pairs if unquote_plus(key) == name]
+    assert match.query_values(query, name) == wanted
+
+
+def test_of_a_query_with_thousands_of_escaped_names_only_values_are_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[str] = []
+
+    def noted(text: str) -> str:
+        decoded.append(text)
+        return unquote_plus(text)
+
+    monkeypatch.setattr(match, "unquote_plus", noted)
+    query = "%41=%41&" * 1000 + "c%6Fde=%41"
+    assert match.query_values(query, "code") == ["A"]
+    assert decoded == ["%41"]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", ";", "=", "\t", " ", '"', "A", "é"]), max_size=12),
+    st.sampled_from(["a", "ab", "A"]),
+)
+def test_the_values_of_a_cookie_are_those_of_a_field_that_is_cut_at_each_semicolon(
+    pieces: list[str], name: str
+) -> None:
+    field = "".join(pieces)
+    pairs = [part.strip(" \t").partition("=") for part in field.split(";")]
+    values = [value for key, mark, value in pairs if mark and key == name]
+    wanted = [
+        value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+        for value in values
+    ]
+    assert match.cookie_values(CIMultiDict({"Cookie": field}), name) == wanted
