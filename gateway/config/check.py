@@ -339,7 +339,7 @@ class _Policies:
         """What has no effect. What a route says for all branches of its split has one if it has one for any of them."""
         for keys, message in (
             *entrance_rules.warnings(route),
-            *entrance_rules.nobody_has(route, self.auth),
+            *entrance_rules.between(route, self.auth),
         ):
             self.once.add(entry, route.origins, keys, message, warning=True)
         found = [

@@ -316,10 +316,38 @@ _WITHOUT = {
 """What `allow` may ask for, and the methods that never tell it; groups, unless `groups` names the claim."""
 
 
-def nobody_has(route: effective.Route, auth: Mapping[str, model.AuthPolicy]) -> Found:
+def between(route: effective.Route, auth: Mapping[str, model.AuthPolicy]) -> Found:
+    """What a route's policies are to each other, and to its `allow`."""
+    names = route.policies.auth or ()
+    if names and all(name in auth for name in names):
+        yield from _taken_for_keys({name: auth[name] for name in names})
+        yield from _nobody_has(route, auth)
+
+
+def _taken_for_keys(policies: Mapping[str, model.AuthPolicy]) -> Found:
+    """Keys behind `Bearer`, where tokens stand there, too: each token is a failed guess at a key."""
+    tokens = [
+        name
+        for name, policy in policies.items()
+        if policy.introspection is not None
+        or (policy.jwt is not None and policy.jwt.header.lower() == "authorization")
+    ]
+    for name, policy in policies.items():
+        keys = policy.api_key
+        if not tokens or keys is None or keys.attempts is None:
+            continue
+        if (keys.header or "").lower() == "authorization":
+            message = (
+                f"{name} takes each token of {' and '.join(tokens)} for a wrong key, and refuses its address "
+                f"after {keys.attempts.max}: give keys a field of their own, or write attempts: off in {name}"
+            )
+            yield ("auth",), message
+
+
+def _nobody_has(route: effective.Route, auth: Mapping[str, model.AuthPolicy]) -> Found:
     """What `allow` asks for and no policy of the route ever tells."""
     allow, names = route.policies.allow, route.policies.auth or ()
-    if allow is None or not names or not all(name in auth for name in names):
+    if allow is None:
         return
     for key, methods in _WITHOUT.items():
         silent = all(

@@ -236,6 +236,32 @@ def test_what_stands_at_the_top_and_belongs_elsewhere_is_told_where(key: str, wh
 
 
 @pytest.mark.parametrize(
+    ("keys", "others", "told"),
+    [
+        ("header: Authorization", "staff", True),
+        ("header: authorization", "opaque", True),
+        ("header: Authorization, attempts: off", "staff", False),
+        ("header: X-Api-Key", "staff", False),
+        ("header: Authorization", "elsewhere", False),
+    ],
+)
+def test_tokens_that_would_be_taken_for_wrong_keys_are_warned_of(
+    tmp_path: Path, keys: str, others: str, told: bool
+) -> None:
+    (tmp_path / "keys.yaml").write_text("keys: []\n")
+    text = (
+        f"auth:\n  keys: {{api_key: {{keys_file: keys.yaml, {keys}}}}}\n  staff: {{jwt: 'https://i/'}}\n"
+        "  elsewhere: {jwt: {issuer: 'https://i/', header: X-Token}}\n"
+        "  opaque: {introspection: {url: 'https://i/', client_id: a, client_secret: b}}\n"
+        f"routes: [{{path: /a, to: 'http://h', auth: [keys, {others}]}}]"
+    )
+    warnings = [str(one) for one in load_text(text, base=tmp_path).warnings]
+    assert (
+        any(f"keys takes each token of {others} for a wrong key" in one for one in warnings) is told
+    )
+
+
+@pytest.mark.parametrize(
     ("policies", "groups", "told"),
     [
         ("[signed]", "", ["scopes: signed tell", "groups: signed tell"]),
