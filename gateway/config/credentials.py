@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.config import ConfigError
-from gateway.config.auth import is_file
 from gateway.config.effective import Place, Problem
 from gateway.config.htpasswd import read_htpasswd
 from gateway.config.keys import read_keys
+from gateway.config.services import is_file
 from gateway.config.sources import shown
 
 if TYPE_CHECKING:

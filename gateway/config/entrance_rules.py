@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from gateway import keypairs
 from gateway.config import model, placeholders, sign_in
 from gateway.config.addresses import FRAMING
-from gateway.config.auth import is_file
 from gateway.config.effective import Problem
 from gateway.config.limits import parse_quota
+from gateway.config.services import is_file
 from gateway.config.upstream_rules import unreadable
 from gateway.config.words import nearest
 

@@ -142,6 +142,12 @@ def test_the_url_of_a_store_is_shown_without_its_password() -> None:
     assert str(StoreUrl("redis://r/0")) == "redis://r/0"
 
 
+def test_a_browser_that_has_logged_out_goes_to_a_path_or_a_whole_url() -> None:
+    for there in ("/", "/bye?x=1#top", "https://www.example.com/#/bye"):
+        oidc = read(model.Oidc, f"{{{ISSUER}, client_id: a, after_logout: '{there}'}}")
+        assert oidc.after_logout == there
+
+
 def test_networks_of_allow_and_proxy_protocol_are_networks() -> None:
     allow = read(model.Allow, "{ip: [10.0.0.0/8, 203.0.113.7], deny_ip: 'fd00::/8'}")
     assert allow.ip == (ip_network("10.0.0.0/8"), ip_network("203.0.113.7"))

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.config import effective, model, sign_in
-from gateway.config.auth import SYMMETRIC, is_loopback
+from gateway.config.auth import SYMMETRIC
 from gateway.config.lint.rules import Rule
+from gateway.config.services import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gateway.config import effective
-from gateway.config.auth import is_loopback
 from gateway.config.lint.rules import Rule
+from gateway.config.services import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
