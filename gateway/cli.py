@@ -73,7 +73,7 @@ def run(config: str | None, log_level: str) -> None:
     try:
         sys.exit(serve(settings, log_level))
     except CannotStart as error:
-        fail(str(error))
+        fail(str(error), error.code)
 
 
 @main.command()
@@ -104,7 +104,7 @@ def demo(
         chosen = None if path is None else load
         sys.exit(demonstrate(chosen, origin_host, origin_port, log_level))
     except CannotStart as error:
-        fail(str(error))
+        fail(str(error), error.code)
 
 
 @main.command()

@@ -30,12 +30,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("gateway.serve")
 
 FAILED = 1
+WRONG = 78
+"""The configuration is, with all that it names: EX_CONFIG of sysexits.h, which a supervisor does not restart."""
 FIRST_THRESHOLD = 50_000
 """Allocations between two looks at young objects: those of a request die by themselves."""
 
 
 class CannotStart(Exception):
     """An address that is taken or not ours, a file that the configuration names and that can not be used: one plain line."""
+
+    def __init__(self, why: str, code: int = FAILED) -> None:
+        super().__init__(why)
+        self.code = code
+        """What the process ends with."""
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -80,11 +87,10 @@ async def until_stopped(
         await gateway.__aenter__()
     except OSError as error:
         raise CannotStart(error.strerror or str(error)) from error
-    except (
-        ValueError
-    ) as error:  # a file that is named by the configuration is not what it should be
+    except ValueError as error:
+        # A file that the configuration names is not what it should be: to start once more would not help.
         log.debug("cannot_start", exc_info=True)
-        raise CannotStart(str(error)) from error
+        raise CannotStart(str(error), WRONG) from error
     try:
         for name, address in gateway.addresses.items():
             log.info("listening", extra={"listener": name, "address": address})

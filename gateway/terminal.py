@@ -103,7 +103,7 @@ level_option = click.option(
 )
 
 
-def fail(message: str) -> NoReturn:
-    """End with 1 and one plain line."""
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """End with one plain line."""
     click.echo(f"gateway: {message}", err=True)
-    sys.exit(FAILED)
+    sys.exit(code)

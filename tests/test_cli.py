@@ -751,6 +751,6 @@ def test_a_key_set_that_can_not_be_used_is_told_by_check_and_by_run_alike(tmp_pa
     assert staff.startswith(f"gateway.yaml:4:3: {told}")
     assert others.startswith("gateway.yaml:5:3: auth.others.jwt: ")
     ran = gateway("run", cwd=tmp_path)
-    assert ran.returncode == 1
+    assert ran.returncode == 78
     assert told in ran.stderr
     assert "Traceback" not in ran.stderr
