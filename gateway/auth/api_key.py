@@ -91,7 +91,7 @@ class ApiKeys:
         identity = self._keys.get(digest)
         if identity is None:
             raise self._bad(exchange, "unknown_key", "no such key", digest)
-        if identity.expires <= self._wall():
+        if identity.expires != math.inf and identity.expires <= self._wall():
             # Its bearer has known a key: that is no guess.
             raise errors.Unauthenticated(
                 f"the key {identity.claims['id']!r} has expired", outcome="expired"

@@ -1,12 +1,14 @@
 """What a part of the configuration costs each request, in processor time: gateways side by side, on the same origin.
 
 Each gateway gets the same requests in turn, in short batches, and the difference between the batches of a round is what
-counts: the machine's moods meet all of them. Linux only (schedstat).
+counts: the machine's moods meet all of them. All gateways share one core, client and origin another: who shares a cache with
+whom is worth more than what is measured. Linux only (schedstat).
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import statistics
 import subprocess
@@ -85,13 +87,19 @@ def measure(configurations: Sequence[str], fields: bytes = b"") -> list[list[flo
             stack.callback(process.wait)
             stack.callback(process.kill)
             running.append(process.pid)
+        cores = sorted(os.sched_getaffinity(0))
+        for pid in running:
+            os.sched_setaffinity(pid, {cores[0] if pid == running[0] else cores[-1]})
+        os.sched_setaffinity(0, {cores[0]})
         request = REQUEST % fields
         sides = list(zip(running[1:], map(connect, ports), strict=True))
         for _, clients in sides:
             batch(clients, request, 200)
         costs: list[list[float]] = [[] for _ in sides]
+        turns = list(zip(sides, costs, strict=True))
         for _ in range(ROUNDS):
-            for (pid, clients), cost in zip(sides, costs, strict=True):
+            turns.append(turns.pop(0))  # another one is first in each round
+            for (pid, clients), cost in turns:
                 before = processor_time(pid)
                 batch(clients, request, TURNS)
                 cost.append((processor_time(pid) - before) / (TURNS * CONNECTIONS))
