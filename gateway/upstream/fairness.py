@@ -34,10 +34,11 @@ class Lines(Generic[W]):
     def __init__(self) -> None:
         self._lines: dict[str, dict[W, None]] = {}
         """Whose turn comes first stands first; none is empty."""
-        self._count = 0
+        self.count = 0
+        """How many wait. To be read where `len` would be asked for each request."""
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def __iter__(self) -> Iterator[W]:
         """All, line by line."""
@@ -46,16 +47,28 @@ class Lines(Generic[W]):
     def append(self, one: W) -> None:
         """It waits, as the last in its line."""
         self._lines.setdefault(one.who, {})[one] = None
-        self._count += 1
+        self.count += 1
 
     def discard(self, one: W) -> None:
         """It does not wait any more, if it did."""
         line = self._lines.get(one.who)
         if line is not None and one in line:
             del line[one]
-            self._count -= 1
+            self.count -= 1
             if not line:
                 del self._lines[one.who]
+
+    def pop(self) -> W:
+        """The next, which waits no more. Its line comes last from now on. Somebody must be waiting."""
+        lines = self._lines
+        who = next(iter(lines))
+        line = lines.pop(who)
+        one = next(iter(line))
+        del line[one]
+        self.count -= 1
+        if line:
+            lines[who] = line
+        return one
 
     def take(self, suits: Callable[[W], bool]) -> W | None:
         """The next that suits, which waits no more; None: there is none. Its line comes last from now on."""

@@ -112,9 +112,9 @@ class Connections:
         wire.used += 1
         wire.dialled = 0.0
         wire.received = False
-        if self.waiting:
-            turn = self.waiting.take(_waits)
-            if turn is not None:
+        while self.waiting.count:
+            turn = self.waiting.pop()
+            if not turn.done():
                 turn.set_result(wire)
                 self._counts.reused += 1
                 return
@@ -197,13 +197,12 @@ class Connections:
                     one.due = min(one.due, one.rests_until)
 
     def _wake(self) -> None:
-        while self.waiting and self.open < self.limit:
-            turn = self.waiting.take(_waits)
-            if turn is None:
-                return
-            # Counted here: another could take the room before the one that waits is running.
-            self.open += 1
-            turn.set_result(None)
+        while self.waiting.count and self.open < self.limit:
+            turn = self.waiting.pop()
+            if not turn.done():
+                # Counted here: another could take the room before the one that waits is running.
+                self.open += 1
+                turn.set_result(None)
 
 
 class Turn(Protocol):
@@ -236,10 +235,6 @@ class Counts(Protocol):
     reused: int
 
     def waited(self, seconds: float) -> None: ...
-
-
-def _waits(turn: Turn) -> bool:
-    return not turn.done()
 
 
 def _give_up(turn: asyncio.Future[Wire | None], wait: float) -> None:
