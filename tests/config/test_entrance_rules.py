@@ -201,7 +201,7 @@ def test_a_policy_for_certificates_may_name_what_tls_tells() -> None:
     ("content", "line"),
     [
         ("<html>", "keys.json:1:1: this is no JSON (Expecting value): a JWKS is wanted"),
-        ('{"keys": [\n  {"kty": "EC",}]}', "keys.json:2:16: this is no JSON"),
+        ('{"keys": [\n  {"kty": "EC" 1}]}', "keys.json:2:16: this is no JSON"),
         ("[]", "keys.json:1:1: a JWKS is wanted"),
         ('{"keys": {}}', "keys.json:1:1: a JWKS is wanted"),
         ("[" * 100_000, "keys.json:1:1: a JWKS is wanted"),
