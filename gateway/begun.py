@@ -174,9 +174,8 @@ class Queued(Begun):
             raise self._error
         if self._room:
             self._room = False
-            self._connections.open -= (
-                1  # counted again where it is made, before anybody else is asked
-            )
+            # Counted again where it is made, before anybody else is asked.
+            self._connections.open -= 1
         elif self._waits:
             self.leave()
         return (yield from super().__await__())

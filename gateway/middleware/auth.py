@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange, Handler, Reply
     from gateway.middleware.base import Build
     from gateway.middleware.edit_headers import Edits
+    from gateway.observe.entrance import AuthMeter
 
 CHALLENGE = "WWW-Authenticate"
 
@@ -82,11 +83,7 @@ class Door:
             so_far, verdict = _Round(), None
             self._note(so_far, error)
         if verdict.__class__ is Identity:  # mostly
-            self._meter.ok += 1
-            exchange.identity = verdict
-            if verdict.once:
-                exchange.extra += verdict.once
-            return self._forward(exchange)
+            return self._enter(exchange, self._meter, verdict)
         so_far = so_far or _Round()
         if verdict is not None:
             return self._wait(exchange, so_far, verdict)
@@ -97,7 +94,7 @@ class Door:
         while so_far.asked < self._count:
             verdict = self._ask(exchange, so_far)
             if verdict.__class__ is Identity:
-                return self._enter(exchange, so_far, verdict)
+                return self._enter(exchange, self._meters[so_far.asked - 1], verdict)
             if verdict is not None:
                 return self._wait(exchange, so_far, verdict)
         return self._refuse(exchange, so_far)
@@ -108,7 +105,7 @@ class Door:
             if verdict is not None and not isinstance(verdict, Identity):
                 verdict = await self._awaited(so_far, verdict)
             if isinstance(verdict, Identity):
-                return await self._enter(exchange, so_far, verdict)
+                return await self._enter(exchange, self._meters[so_far.asked - 1], verdict)
             if so_far.asked == self._count:
                 return await self._refuse(exchange, so_far)
             verdict = self._ask(exchange, so_far)
@@ -137,10 +134,10 @@ class Door:
         self._meters[so_far.asked - 1].outcomes["forbidden"] += 1
         return None
 
-    def _enter(self, exchange: Exchange, so_far: _Round, identity: Identity) -> Awaitable[Reply]:
+    def _enter(self, exchange: Exchange, meter: AuthMeter, identity: Identity) -> Awaitable[Reply]:
         if identity is NOBODY:
             return self._forward(exchange)
-        self._meters[so_far.asked - 1].ok += 1
+        meter.ok += 1
         exchange.identity = identity
         if identity.once:
             exchange.extra += identity.once

@@ -9,7 +9,7 @@ import pytest
 from gateway import errors
 from gateway.auth import Taken
 from gateway.exchange import Reply
-from gateway.identity import Identity
+from gateway.identity import NOBODY, Identity
 from gateway.middleware.auth import Door
 from tests.middleware.test_metrics import build
 from tests.observe.stand_in import exchange
@@ -179,6 +179,17 @@ async def test_a_failure_behind_the_door_is_not_taken_for_one_of_a_policy(late: 
     with pytest.raises(errors.Unauthenticated, match="from further in"):
         await case.ask()
     assert case.counted == {"a": {"ok": 1}, "b": {}}
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_who_is_let_in_unknown_has_no_identity_and_is_not_counted_as_known(
+    late: bool,
+) -> None:
+    for policies in ((NOBODY,), (None, NOBODY)):
+        case = Case(*(Policy(f"p{at}", says, late=late) for at, says in enumerate(policies)))
+        assert await case.ask() == 200
+        assert case.inside == [None]
+        assert all("ok" not in counted for counted in case.counted.values())
 
 
 async def test_a_fault_of_the_request_itself_ends_the_round() -> None:
