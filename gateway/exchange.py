@@ -113,6 +113,8 @@ class Exchange:
     """Empty, or one word of the closed list."""
     extra: tuple[bytes, ...] = ()
     """Header lines that the answer bears whoever makes it, each `Name: value\\r\\n`: a session's cookie, limits."""
+    limit_told: tuple[int, bytes] | None = None
+    """Units left, and the line of `extra` that tells them, once a limit was asked."""
     detail: str = ""
     """What exactly has failed, for operators only: it may name targets and policies, but never a secret."""
     bytes_in: int = 0

@@ -150,7 +150,8 @@ class Stage:
             if exchange.extra:
                 _tell(exchange, [quota], left, line(left, back))
             else:
-                exchange.extra = (policy, line(left, back))
+                exchange.limit_told = told = left, line(left, back)
+                exchange.extra = (policy, told[1])
             return forward(exchange)
 
         return limited
@@ -304,15 +305,15 @@ def _passes(questions: list[Question], taken: list[Taken]) -> bool:
 def _tell(exchange: Exchange, quotas: list[Quota], left: int, line: bytes) -> None:
     """Have the answer bear the fields of this stage: its policies, and `line` unless the stage before has less left."""
     policy = quotas[0].alone if len(quotas) == 1 else policy_line(quotas)
-    if not exchange.extra:
-        exchange.extra = (policy, line)
-        return
-    former = [each for each in exchange.extra if each.startswith(b"RateLimit: ")]
-    if any(int(each.rpartition(b";r=")[2].partition(b";")[0]) <= left for each in former):
+    told = exchange.limit_told
+    if told is not None and told[0] <= left:
         exchange.extra += (policy,)
-    else:
-        others = (each for each in exchange.extra if each not in former)
-        exchange.extra = (*others, policy, line)
+        return
+    others = exchange.extra
+    if told is not None:
+        others = tuple([each for each in others if each is not told[1]])
+    exchange.extra = (*others, policy, line)
+    exchange.limit_told = left, line
 
 
 def _refusal(limit: Limit, wait: float) -> errors.RateLimited:
