@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gateway import errors
 from gateway.auth import Inviting, Tools, making
-from gateway.auth.describing import Describing, words
+from gateway.auth.bearer import scopes_of
+from gateway.auth.describing import Describing
 from gateway.clock import Clock
 from gateway.middleware import ADMITTED
 from gateway.middleware.base import Build
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 COUNTING = frozenset({"rate_limit"})
 """Middlewares that a rehearsal leaves out: asking does not use anything up."""
-_SCOPES = ("scope", "scp", "scopes")
 
 
 class Entering:
@@ -121,7 +121,7 @@ class Entering:
         if given.consumer is not None:
             settings = settings.replaced(consumer=None)
         consumer = given.consumer or str(given.claims.get("sub", name))
-        scopes = [each for key in _SCOPES for each in words(given.claims.get(key))]
+        scopes = scopes_of(given.claims)
         identity = Describing(name, settings).identity(consumer, given.claims, scopes=scopes)
         copied = getattr(settings, "copy_", ())
         lines = b"".join(_copied(field, given.claims.get(field.lower())) for field in copied)
